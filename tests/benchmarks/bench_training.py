@@ -1,0 +1,130 @@
+"""How fast AlexNet-small and the six-layer net train and predict, as a share of the machine's own matrix products.
+
+    python tests/benchmarks/bench_training.py [--steps 30] [--backends tensorflow torch]
+
+Each backend runs in a process of its own. For a net: images/s of `hierlearn.training.fit`'s way (vectorised batches, the
+precision that pays) and of plain Keras `model.fit` on a `PyDataset` that augments image by image in float32; the share of a step
+that the input pipeline takes; operations a second against a square matrix product of the same type. Medians over steps;
+writes nbs/results/bench_training.json.
+"""
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).resolve().parents[2] / "nbs" / "results"
+
+
+def operations(model):
+    "Multiply-adds of one image's forward pass: convolutions and dense layers."
+    total = 0
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            places = int(np.prod(layer.output.shape[1:-1]))
+            total += places * int(np.prod(layer.kernel.shape))
+    return total
+
+
+def measure(steps):
+    "Everything for the backend of this process."
+    import keras
+    from hierlearn.alexnet_small import build_alexnet_small
+    from hierlearn.datasets import load_shapes
+    from hierlearn.models import build_six_layer_net
+    from hierlearn.preprocessing import channel_statistics, random_crop, random_flip, standardize
+    from hierlearn.training import Batches, describe_precision
+    data = load_shapes(2048, 256)
+    mean, std = channel_statistics(data.train.images)
+    classes = len(data.class_names)
+
+    def augment(images, rng): return standardize(random_crop(random_flip(images, rng), rng, 4), mean, std)
+
+    class Looped(keras.utils.PyDataset):
+        "What a careful user writes: arrays allocated once, NumPy for each image, a loop over the images."
+        def __init__(self, size):
+            super().__init__()
+            self.size, self.rng = size, np.random.default_rng(0)
+        def __len__(self): return len(data.train.images) // self.size
+        def __getitem__(self, i):
+            chosen = slice(i * self.size, (i + 1) * self.size)
+            out = np.empty((self.size, 32, 32, 3), "float32")
+            for k, image in enumerate(data.train.images[chosen]):
+                if self.rng.random() < 0.5: image = image[:, ::-1]
+                image = np.pad(image, ((4, 4), (4, 4), (0, 0)))
+                top, left = self.rng.integers(0, 9, 2)
+                out[k] = (image[top : top + 32, left : left + 32] / 255.0 - mean) / std
+            return out, data.train.labels[chosen]
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None): self.ends = []
+        def on_train_batch_end(self, batch, logs=None): self.ends.append(time.perf_counter())
+        def step(self): return float(np.median(np.diff(self.ends[2:])))
+
+    def compiled(build, policy):
+        keras.mixed_precision.set_global_policy(policy)
+        keras.utils.set_random_seed(0)
+        model = build()
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+        keras.mixed_precision.set_global_policy("float32")
+        return model
+
+    def train(model, source):
+        clock = Clock()
+        model.fit(source, steps_per_epoch=steps + 3, epochs=1, verbose=0, shuffle=False, callbacks=[clock])
+        return clock.step()
+
+    def repeat(looped):
+        while True:
+            for i in range(len(looped)): yield looped[i]
+
+    precision = describe_precision("keras")
+    rate = precision[f"{precision['precision']}_gflops"] * 1e9
+    rows = []
+    for name, size, build in (("AlexNet-small", 128, lambda: build_alexnet_small(num_classes=classes)), ("six-layer net", 256, lambda: build_six_layer_net(classes))):
+        batches = Batches(data.train.images, data.train.labels, size, augment)
+        pipeline = np.median([(lambda t: (batches.batch(i), time.perf_counter() - t)[1])(time.perf_counter()) for i in range(steps)])
+        looped = Looped(size)
+        loop = np.median([(lambda t: (looped[i % len(looped)], time.perf_counter() - t)[1])(time.perf_counter()) for i in range(max(3, steps // 3))])
+        ours = compiled(build, "mixed_bfloat16" if precision["precision"] == "bfloat16" else "float32")
+        plain = compiled(build, "float32")
+        step, plain_step = train(ours, batches.stream()), train(plain, repeat(looped))
+        x = standardize(data.test.images[:256], mean, std)
+        times = []
+        for _ in range(max(3, steps // 3)):
+            start = time.perf_counter()
+            ours.predict_on_batch(x)
+            times.append(time.perf_counter() - start)
+        macs, forward = operations(ours), float(np.median(times[1:]))
+        rows.append({"net": name, "backend": keras.backend.backend(), "precision": precision["precision"], "train_images_s": round(size / step), "predict_images_s": round(len(x) / forward),
+                     "train_share_of_product": round(6 * macs * size / step / rate, 3), "predict_share_of_product": round(2 * macs * len(x) / forward / rate, 3),
+                     "plain_images_s": round(size / plain_step), "times_plain": round(plain_step / step, 2), "pipeline_share_of_step": round(float(pipeline) / step, 3), "loop_over_pipeline": round(float(loop / pipeline), 1)})
+    print(json.dumps({"rows": rows, "precision": precision}))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--backends", nargs="+", default=["tensorflow", "torch"])
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    if given.measure: return measure(given.steps)
+    rows, products = [], []
+    for backend in given.backends:
+        run = subprocess.run([sys.executable, __file__, "--measure", "--steps", str(given.steps)], env=os.environ | {"KERAS_BACKEND": backend}, stdout=subprocess.PIPE, text=True, check=True)
+        found = json.loads(run.stdout.splitlines()[-1])
+        rows += found["rows"]
+        products.append(found["precision"])
+    for row in rows: print("  ".join(f"{key}={value}" for key, value in row.items()))
+    from hierlearn.training import environment
+    given.results.mkdir(parents=True, exist_ok=True)
+    (given.results / "bench_training.json").write_text(json.dumps({"how": "medians over steps; each backend in its own process", "steps": given.steps, "platform": platform.platform(), **environment(), "products": products, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__": main()

@@ -1,0 +1,190 @@
+"""Trainings that are killed again and again; run by test_resume.py.
+
+    python resume_runs.py KIND FOLDER KILLS SEED        KIND: keras (backend by $KERAS_BACKEND), torch, fastai
+
+The frameworks are imported once; every attempt is a fork of this process, which dies by SIGKILL at a random event of its plan.
+Prints one line of JSON: the digest of the uninterrupted run, that of the run that was killed, and at which events it was.
+"""
+import hashlib
+import io
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+from hierlearn import training
+
+EPOCHS, STEPS = 6, 5
+PLAN = [None, 0]  # event and how many of it are left
+
+
+def tick(event):
+    "An event of the training; the process dies here when its plan says so."
+    if PLAN[0] != event: return
+    PLAN[1] -= 1
+    if PLAN[1] <= 0: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watch_writing():
+    "Let the process be killed in the middle of a file, and on both sides of the rename."
+    savez, replace = np.savez, os.replace
+    def slow_savez(f, **arrays):
+        buffer = io.BytesIO()
+        savez(buffer, **arrays)
+        content = buffer.getvalue()
+        f.write(content[: len(content) // 2])
+        f.flush()
+        tick("half written")
+        f.write(content[len(content) // 2 :])
+    def slow_replace(a, b):
+        tick("before rename")
+        replace(a, b)
+        tick("after rename")
+    np.savez, os.replace = slow_savez, slow_replace
+
+
+def data():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (STEPS * 16 + 3, 8, 8, 3)).astype("uint8"), rng.integers(0, 4, STEPS * 16 + 3)
+
+
+def digest(arrays, history):
+    h = hashlib.sha256(json.dumps(history, sort_keys=True).encode())
+    for array in arrays: h.update(np.ascontiguousarray(array).tobytes())
+    return h.hexdigest()
+
+
+def keras_run(folder):
+    import keras
+    from keras import layers
+    training.set_seed(0)
+    images, labels = data()
+    def augment(images, rng):
+        tick("step")
+        return (images + rng.normal(0, 8, images.shape)).astype("float32") / 255
+    # one layer of each kind of randomness: with a seed, without one, an augmentation layer, and ours
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.RandomFlip("horizontal"), layers.Conv2D(8, 3, use_bias=False), layers.BatchNormalization(), layers.ReLU(),
+                              layers.Flatten(), layers.Dropout(0.3), layers.Dense(16, activation="relu"), layers.Dropout(0.3, seed=7), training.scheduled_dropout(0.1, seed=3), layers.Dense(4)])
+    model.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    history = training.fit(model, training.Batches(images, labels, 16, augment, seed=1), (images.astype("float32") / 255, labels), EPOCHS, training.cosine_schedule(0.01, EPOCHS * STEPS),
+                           checkpoints=folder, config={"epochs": EPOCHS}, progress=False, dropout=lambda step: 0.1 if step < 12 else 0.4)
+    last, _ = training.load_checkpoint(sorted(Path(folder).glob("*.npz"))[-1])
+    state = [last[name] for name in sorted(last) if name.startswith("state/")]
+    return digest([keras.ops.convert_to_numpy(w) for w in model.weights] + state, {k: v for k, v in history.items() if k != "seconds"})
+
+
+def torch_data():
+    import torch
+    images, labels = data()
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels)
+
+
+def torch_net():
+    from torch import nn
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(288, 4))
+
+
+def torch_run(folder):
+    import torch
+    training.set_seed(0)
+    x, y = torch_data()
+    net, generator = torch_net(), torch.Generator().manual_seed(1)
+    optimizer = torch.optim.AdamW(net.parameters(), 0.01)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=EPOCHS * 6)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 16, shuffle=True, generator=generator)
+    checkpoint = training.TorchCheckpoint(folder, {"epochs": EPOCHS}, model=net, optimizer=optimizer, scheduler=scheduler, generator=generator)
+    first, info = checkpoint.resume()
+    losses = info.get("losses", [])
+    for epoch in range(first, EPOCHS):
+        for images, labels in loader:
+            tick("step")
+            if random.random() < 0.5: images = images.flip(3)  # Python's stream
+            images = images + float(np.random.normal(0, 0.1)) * torch.rand_like(images)  # NumPy's and PyTorch's
+            loss = torch.nn.functional.cross_entropy(net(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+        losses.append(loss.item())
+        checkpoint.save(epoch, best=losses[-1] == min(losses), losses=losses)
+    last = [t.detach().numpy().copy() for t in net.state_dict().values()]
+    checkpoint.load_best()
+    return digest(last + [t.detach().numpy() for t in net.state_dict().values()], {"loss": losses})
+
+
+def fastai_run(folder):
+    import torch
+    from fastai.callback import schedule  # noqa: F401, gives Learner.fit_one_cycle
+    from fastai.callback.core import Callback
+    from fastai.data.core import DataLoaders
+    from fastai.data.load import DataLoader
+    from fastai.learner import Learner
+    training.set_seed(0)
+    items = list(zip(*torch_data()))
+    class Noise(Callback):
+        def before_batch(self):
+            if not self.training: return
+            tick("step")
+            self.learn.xb = (self.xb[0] + 0.1 * torch.rand_like(self.xb[0]) * np.random.rand() * random.random(),)
+    loaders = DataLoaders(DataLoader(items, bs=16, shuffle=True, num_workers=0), DataLoader(items, bs=16, num_workers=0))
+    learn = Learner(loaders, torch_net(), loss_func=torch.nn.functional.cross_entropy, cbs=Noise())
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(EPOCHS, 0.02, cbs=training.fastai_checkpoint(folder, {"epochs": EPOCHS}))
+    rows = [[float(v) for v in row] for row in learn.recorder.values]
+    return digest([t.detach().numpy() for t in learn.model.state_dict().values()], {"values": rows, "lrs": learn.recorder.lrs})
+
+
+def attempt(run, folder, event=None, count=0):
+    "One process of the training: its exit code, or the signal that ended it as a negative number."
+    pid = os.fork()
+    if pid == 0:
+        try:
+            PLAN[:] = [event, count]
+            watch_writing()
+            result = run(folder)
+            Path(f"{folder}.digest").write_text(result)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    if event == "clock":
+        time.sleep(count)
+        os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    return os.waitstatus_to_exitcode(status)
+
+
+def main(kind, folder, kills, seed):
+    run, rng = {"keras": keras_run, "torch": torch_run, "fastai": fastai_run}[kind], random.Random(int(seed))
+    # imported before the forks, not used before: threads do not survive a fork
+    if kind == "keras": import keras  # noqa: F401
+    if kind != "keras": import torch._dynamo  # noqa: F401
+    if kind == "fastai": import fastai.learner  # noqa: F401
+    folder = Path(folder)
+    if attempt(run, folder / "whole"): sys.exit("the uninterrupted run failed")
+    done, events = 0, []
+    for _ in range(10 * int(kills)):
+        if done >= int(kills): break
+        # every third kill while a checkpoint is written
+        event = ["step", "step", ["half written", "before rename", "after rename"][done % 3]][done % 3] if done % 5 != 4 else "clock"
+        if done % 3 == 2: event = ["half written", "before rename", "after rename"][done // 3 % 3]
+        count = rng.uniform(0.5, 3) if event == "clock" else rng.randint(1, 9) if event == "step" else 1
+        code = attempt(run, folder / "killed", event, count)
+        if code == 0:  # it came to its end before its plan: begin again
+            if (folder / "killed.digest").read_text() != (folder / "whole.digest").read_text(): break
+            for file in (folder / "killed").glob("*"): file.unlink()
+            continue
+        if code != -signal.SIGKILL: sys.exit(f"an attempt ended with {code}")
+        done += 1
+        events.append(event)
+    if attempt(run, folder / "killed"): sys.exit("the last attempt failed")
+    left = sorted(file.name for file in (folder / "killed").iterdir())
+    print(json.dumps({"whole": (folder / "whole.digest").read_text(), "killed": (folder / "killed.digest").read_text(), "events": events, "files": left}))
+
+
+if __name__ == "__main__": main(*sys.argv[1:])

@@ -1,0 +1,333 @@
+"Figures: what is drawn is what was given, groups and borders stand where they should, and bad input is refused in one line."
+import re
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+from matplotlib.colors import to_rgb
+
+from hierlearn import plots
+from hierlearn.metrics import accuracy_specificity_curve, expected_calibration_error, reliability_curve, severity_histogram
+from hierlearn.plots import (Explorer, link_explorers, plot_accuracy_specificity, plot_arms, plot_confusion, plot_history, plot_kernels, plot_reliability,
+                             plot_severity, plot_sunburst, plot_tree, plot_tree_confusion, show_explorer, show_images, taxonomy_order, use_svg)
+from hierlearn.taxonomy import Taxonomy
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def tree(): return Taxonomy.from_dict({"animal": {"pet": ["cat", "dog"], "farm": ["cow"]}, "vehicle": ["car", "truck"]})
+
+
+@pytest.fixture(scope="module")
+def judged(tree):
+    "Probabilities of 400 samples over the 5 leaves, and their labels."
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 400)
+    logits = rng.normal(size=(400, 5)) + 1.5 * np.eye(5)[labels]
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True), labels
+
+
+def drawn(ax):
+    array = np.asarray(ax.collections[0].get_array())
+    side = round(array.size ** 0.5)
+    return array.reshape(side, side)
+
+
+def own_axes(): return plt.figure(figsize=(3, 3)).gca()
+
+
+def refused(function, *args, says, **kwargs):
+    with pytest.raises(ValueError, match=re.escape(says)) as caught: function(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    assert not plt.get_fignums() or kwargs.get("ax"), "a figure was opened before the input was checked"
+
+
+# ---- look ----
+def test_colours_stay_apart_and_text_can_be_read():
+    rgb = np.array([to_rgb(c) for c in plots.PALETTE])
+    assert min(np.abs(a - b).sum() for i, a in enumerate(rgb) for b in rgb[:i]) > 0.25
+    for color in (plots.INK, plots.GOOD, plots.BAD):
+        c = np.array(to_rgb(color))
+        light = (np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) * [0.2126, 0.7152, 0.0722]).sum()
+        assert 1.05 / (light + 0.05) >= 4.5
+    assert len(set(plots.PALETTE)) == 7 and to_rgb(plots.FAINT)
+
+
+def test_figures_have_a_white_ground():
+    for ax in (show_images(np.zeros((1, 4, 4))), plot_history({"loss": [1, 2]})[0], plot_confusion(np.eye(3))):
+        assert ax.figure.get_facecolor() == (1, 1, 1, 1)
+
+
+def test_use_svg_outside_a_notebook(tmp_path):
+    use_svg()
+    ax = plot_arms({"an arm": [1, 2]})
+    for name in "ab": ax.figure.savefig(tmp_path / f"{name}.svg", metadata={"Date": None})
+    first = (tmp_path / "a.svg").read_text("utf-8")
+    assert "an arm</text>" in first and first == (tmp_path / "b.svg").read_text("utf-8")
+
+
+# ---- images, kernels ----
+def test_images_are_drawn_as_they_are():
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 3), dtype=np.uint8)
+    ax = show_images(images, titles=list("abcde"), columns=3, correct=[1, 0, 1, 1, 0])
+    assert all((np.asarray(shown.get_array()) == image).all() for shown, image in zip(ax.images, images, strict=True))
+    assert [t.get_text() for t in ax.texts] == list("abcde")
+    assert [t.get_color() == plots.GOOD for t in ax.texts] == [True, False, True, True, False]
+    left, right, bottom, top = np.array([shown.get_extent() for shown in ax.images]).T
+    assert (np.diff(left[:3]) > 1).all() and left[3] == left[0] and bottom[3] + 1 < bottom[0], "two rows of three and two"
+    assert all(shown.get_interpolation() == "nearest" for shown in ax.images)
+
+
+def test_images_of_other_kinds():
+    given = own_axes()
+    ax = show_images([np.zeros((4, 8, 1)), np.ones((8, 4)), np.full((2, 2, 3), 0.5, np.float32)], ax=given)
+    assert ax is given and len(ax.images) == 3
+    left, right, bottom, top = ax.images[0].get_extent()
+    assert right - left == 1 and top - bottom == 0.5
+    assert ax.images[0].get_clim() == (0, 1) and show_images(np.zeros((1, 2, 2), np.uint8)).images[0].get_clim() == (0, 255)
+    assert len(show_images(np.zeros((3, 2, 2)), titles=["two\nlines"] * 3).texts) == 3
+
+
+@pytest.mark.parametrize("images, more, says", [
+    ([], {}, "no images to show"),
+    (np.zeros((2, 3, 8, 8)), {}, "image 0 has shape (3, 8, 8); pass (H, W), (H, W, 1) or (H, W, 3), channels last"),
+    (np.zeros((8, 8)), {}, "image 0 has shape (8,)"),
+    (np.zeros((1, 0, 4)), {}, "image 0 is empty"),
+    (np.full((1, 4, 4), np.nan), {}, "image 0 holds NaN or infinity"),
+    (np.full((1, 4, 4), 255), {}, "values from 255 to 255; pass uint8, or floats in 0..1"),
+    (np.full((1, 4, 4), -0.1), {}, "pass uint8, or floats in 0..1"),
+    (np.zeros((2, 4, 4)), dict(titles=["a"]), "1 titles for 2 images"),
+    (np.zeros((2, 4, 4)), dict(correct=[True] * 3), "3 correct for 2 images"),
+    (np.zeros((2, 4, 4)), dict(columns=0), "columns must be at least 1, got 0"),
+])
+def test_images_refused(images, more, says): refused(show_images, images, says=says, **more)
+
+
+def test_kernels_are_scaled_each_by_itself():
+    kernels = np.random.default_rng(0).normal(size=(5, 5, 3, 9)) * np.arange(9)
+    ax = plot_kernels(kernels, titles=[str(i) for i in range(9)])
+    for i, shown in enumerate(ax.images):
+        wanted = 0.5 + 0.5 * kernels[..., i] / max(np.abs(kernels[..., i]).max(), 1e-300)
+        np.testing.assert_allclose(shown.get_array(), wanted, atol=1e-12)
+    assert np.asarray(plot_kernels(kernels[:, :, :1]).images[3].get_array()).shape == (5, 5)
+    plt.close("all")
+    refused(plot_kernels, np.zeros((9, 3, 5, 5)), says="pass (h, w, 3, n) or (h, w, 1, n)")
+    refused(plot_kernels, np.full((3, 3, 3, 1), np.inf), says="the training has diverged")
+
+
+# ---- training ----
+def test_history_draws_each_measure_with_its_twin():
+    history = {"loss": [3, 2, 1.5], "val_loss": [3, 2.5, 2.7], "top5": [0.1, 0.5, 0.6], "val_top5": [0.2, 0.6, 0.5], "learning_rate": [1, 1, 1]}
+    axes = plot_history(history)
+    assert [ax.get_title(loc="left") for ax in axes] == ["loss", "top5"]
+    for ax, name in zip(axes, ("loss", "top5")):
+        np.testing.assert_array_equal(ax.lines[0].get_xydata(), np.stack([[1, 2, 3], history[name]], 1))
+        np.testing.assert_array_equal(ax.lines[1].get_ydata(), history[f"val_{name}"])
+    assert axes[0].lines[2].get_xydata().tolist() == [[2, 2.5]] and axes[1].lines[2].get_xydata().tolist() == [[2, 0.6]], "the best epoch: least loss, most accuracy"
+    given = own_axes()
+    assert plot_history(history, measures=["top5"], ax=given)[0] is given
+    assert plot_history({"val_accuracy": [0.5]})[0].lines[0].get_ydata().tolist() == [0.5]
+
+
+def test_history_refused():
+    refused(plot_history, {}, says="the history is empty")
+    refused(plot_history, {"loss": []}, says="history['loss'] has shape (0,)")
+    refused(plot_history, {"loss": [[1, 2]]}, says="history['loss'] has shape (1, 2)")
+    refused(plot_history, {"loss": [1]}, measures=["f1"], says="the history has no 'f1'; it has loss")
+    refused(plot_history, {"loss": [1], "mae": [1]}, ax=own_axes(), says="1 axes for 2 measures (loss, mae)")
+
+
+# ---- confusion ----
+def test_confusion_is_the_matrix_in_the_given_order():
+    counts = np.array([[8, 2, 0], [0, 0, 0], [1, 1, 2]])
+    ax = plot_confusion(counts, ["a", "b", "c"], order=[2, 0, 1], borders=[1], group_names=["one", "two"])
+    np.testing.assert_allclose(drawn(ax), [[0.5, 0.25, 0.25], [0, 0.8, 0.2], [0, 0, 0]])
+    assert [t.get_text() for t in ax.get_yticklabels()] == [t.get_text() for t in ax.get_xticklabels()] == ["c", "a", "b"]
+    assert {"one", "two", "0.80"} <= {t.get_text() for t in ax.texts}
+    lines = [(set(line.get_xdata()), set(line.get_ydata())) for line in ax.lines]
+    assert ({0, 1}, {1}) in lines and ({1}, {0, 1}) in lines, "a border across and a border down"
+    frames = [(p.get_x(), p.get_y(), p.get_width(), p.get_height()) for p in ax.patches]
+    assert frames == [(0, 0, 1, 1), (1, 1, 2, 2)]
+    np.testing.assert_array_equal(drawn(plot_confusion(counts, normalize=False, ax=own_axes())), counts)
+    assert "8" in {t.get_text() for t in plot_confusion(counts, normalize=False).texts}
+
+
+def test_large_confusion_carries_no_numbers():
+    ax = plot_confusion(np.arange(1600).reshape(40, 40))
+    assert not ax.texts and ax.collections[0].get_rasterized()
+    assert plot_confusion(np.eye(4), annotate=False).texts[:] == []
+
+
+@pytest.mark.parametrize("matrix, more, says", [
+    (np.ones((2, 3)), {}, "has shape (2, 3); pass a square one"),
+    (np.ones((0, 0)), {}, "pass a square one"),
+    (-np.eye(2), {}, "negative numbers, NaN or infinity; pass counts"),
+    (np.full((2, 2), np.nan), {}, "negative numbers, NaN or infinity; pass counts"),
+    (np.eye(3), dict(class_names=["a"]), "1 class names for a 3×3 matrix"),
+    (np.eye(3), dict(order=[0, 1, 1]), "order must hold each index 0..2 once"),
+    (np.eye(3), dict(borders=[3]), "borders must lie inside 1..2, got [3]"),
+    (np.eye(3), dict(borders=[1], group_names=["a"]), "1 group names for 2 groups"),
+])
+def test_confusion_refused(matrix, more, says): refused(plot_confusion, matrix, says=says, **more)
+
+
+def test_order_of_the_tree(tree):
+    order, borders, groups = taxonomy_order(tree)
+    assert [tree.leaves[i] for i in order] == ["cat", "dog", "cow", "car", "truck"] and borders == [3] and groups == ["animal", "vehicle"]
+    shuffled = Taxonomy.from_edges([("r", "a"), ("r", "b"), ("a", "x"), ("b", "y"), ("a", "z"), ("b", "z")], leaves=["y", "z", "x"])
+    order, borders, groups = taxonomy_order(shuffled)
+    assert sorted(order.tolist()) == [0, 1, 2] and len(groups) == len(borders) + 1, "a leaf with two parents stands once"
+    order, borders, groups = taxonomy_order(Taxonomy.cifar100())
+    leaves, coarse = Taxonomy.cifar100().leaves, Taxonomy.cifar100()
+    assert borders == list(range(5, 100, 5)) and len(groups) == 20
+    assert all({coarse.parents(leaves[i])[0] for i in order[5 * g : 5 * g + 5]} == {groups[g]} for g in range(20))
+
+
+def test_tree_confusion(tree):
+    counts = np.random.default_rng(0).integers(0, 9, (5, 5)) + np.eye(5, dtype=int)
+    ax = plot_tree_confusion(counts, tree, ax=own_axes())
+    order = taxonomy_order(tree)[0]
+    np.testing.assert_allclose(drawn(ax), (counts / counts.sum(1, keepdims=True))[np.ix_(order, order)])
+    assert [t.get_text() for t in ax.texts][-2:] == ["animal", "vehicle"]
+    plt.close("all")
+    refused(plot_tree_confusion, np.eye(4), tree, says="has shape (4, 4); this taxonomy has 5 leaves")
+
+
+# ---- trees ----
+def names(ax): return [t.get_text().replace("\n", " ") for t in ax.texts]
+
+
+def test_tree_has_every_node_once_and_parents_amid_their_children(tree):
+    ax = plot_tree(tree, colors={"cat": "#ff0000"})
+    assert sorted(names(ax)) == sorted(["cat", "dog", "cow", "car", "truck", "pet", "farm", "animal", "vehicle", tree.display_name(tree.root)])
+    where = {t.get_text(): t.get_position() for t in ax.texts}
+    assert where["pet"][1] == (where["cat"][1] + where["dog"][1]) / 2 and where["cat"][0] > where["pet"][0] > where["animal"][0]
+    assert sorted(y for name, (x, y) in where.items() if name in tree.leaves) == [0, 1, 2, 3, 4]
+    assert next(t for t in ax.texts if t.get_text() == "cat").get_color() == "#ff0000"
+    assert sorted(names(plot_tree(tree, node="pet", ax=own_axes()))) == ["cat", "dog", "pet"]
+
+
+def test_tree_with_several_parents():
+    graph = Taxonomy.from_edges([("r", "a"), ("r", "b"), ("a", "x"), ("a", "z"), ("b", "z"), ("b", "y")])
+    ax = plot_tree(graph)
+    assert sorted(names(ax)) == sorted(["r", "a", "b", "x", "y", "z"]) and len(ax.lines) == 6
+    assert len(plot_sunburst(graph).patches) == 5
+
+
+def test_large_trees_are_refused(tree):
+    for function in (plot_tree, plot_sunburst):
+        refused(function, Taxonomy.imagenet(), says="has 1000 leaves, too many to read; pass node=")
+        with pytest.raises((ValueError, KeyError), match="nothing"): function(tree, node="nothing")
+        assert len(function(Taxonomy.imagenet(), node="dog.n.01").texts) > 118
+        plt.close("all")
+
+
+def test_sunburst_gives_each_leaf_its_angle(tree):
+    ax = plot_sunburst(tree)
+    assert sorted(names(ax)) == sorted(["cat", "dog", "cow", "car", "truck", "pet", "farm", "animal", "vehicle"])
+    angle = dict(zip(names(ax), ((w.theta2 - w.theta1) for w in ax.patches)))
+    assert all(abs(angle[leaf] - 72) < 1e-9 for leaf in tree.leaves) and abs(angle["animal"] - 216) < 1e-9
+    outer = dict(zip(names(ax), (w.r for w in ax.patches)))
+    assert len({round(outer[leaf], 9) for leaf in tree.leaves}) == 1, "shallow leaves reach the edge too"
+
+
+def test_sunburst_shades_leaves_by_value(tree):
+    ax = plot_sunburst(tree, values=[0, 1, 0.5, 1, 0], ax=own_axes())
+    shade = dict(zip(names(ax), (sum(w.get_facecolor()[:3]) for w in ax.patches)))
+    assert shade["cat"] > shade["cow"] > shade["dog"]
+    plt.close("all")
+    refused(plot_sunburst, tree, values=[1, 2], says="values have shape (2,); pass one for each of the 5 leaves")
+    for bad in ([0, 0, 0, 0, 1.5], [0, 0, 0, 0, np.nan]): refused(plot_sunburst, tree, values=bad, says="values must lie in 0..1")
+
+
+def test_100_leaves_can_be_read():
+    ax = plot_sunburst(Taxonomy.cifar100())
+    ax.figure.draw_without_rendering()
+    boxes = {t.get_text(): t for t in ax.texts}
+    assert len(ax.patches) == 120 and len(boxes) == 120
+    assert all(t.get_fontsize() >= 7 for t in ax.texts)
+    radius = max(w.r for w in ax.patches)
+    ring = next(w for w in ax.patches if w.r == radius)
+    scale = ax.transData.transform([[radius, 0]])[0, 0] - ax.transData.transform([[0, 0]])[0, 0]
+    for name in Taxonomy.cifar100().leaves:
+        text = boxes[Taxonomy.cifar100().display_name(name).replace("_", " ")]
+        turn, text_turn = text.get_rotation(), text.set_rotation(0)
+        assert text_turn is None
+        assert text.get_window_extent().width <= ring.width / radius * scale * 1.02, f"{name} is longer than its wedge (turned by {turn})"
+
+
+# ---- measures ----
+def test_severity_shows_shares_of_mistakes(tree, judged):
+    probs, labels = judged
+    histogram = severity_histogram(tree, probs.argmax(1), labels)
+    ax = plot_severity(histogram)
+    heights = [h for h in sorted(histogram) if h > 0]
+    np.testing.assert_allclose([bar.get_height() for bar in ax.containers[0]], [histogram[h] / 400 for h in heights])
+    assert [t.get_text() for t in ax.get_xticklabels()] == [f"{h:g}" for h in heights]
+    assert ax.get_legend().get_texts()[0].get_text() == f"right: {histogram[0] / 400:.1%}"
+    both = plot_severity({"one": histogram, "two": {0: 3, 1: 1}}, ax=own_axes())
+    assert [t.get_text() for t in both.get_legend().get_texts()][1] == "two, right: 75.0%" and both.containers[1][0].get_height() == 0.25
+    plt.close("all")
+    refused(plot_severity, {}, says="nothing to draw")
+    refused(plot_severity, {0: 5}, says="no height above 0")
+    refused(plot_severity, {0: 5, 1: 0, 2: -1}, says="counts of at least 0, not all 0")
+
+
+def test_accuracy_specificity_draws_the_curve(tree, judged):
+    curve = accuracy_specificity_curve(tree, *judged)
+    ax = plot_accuracy_specificity(curve)
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), np.stack([curve.specificity, curve.accuracy], 1))
+    assert ax.lines[1].get_xdata()[0] == max(curve.specificity) and ax.get_legend() is None
+    assert plot_accuracy_specificity({"a": curve, "b": curve}, ax=own_axes()).get_legend().get_texts()[1].get_text() == "b"
+    plt.close("all")
+    refused(plot_accuracy_specificity, SimpleNamespace(specificity=[1, 2], accuracy=[1]), says="has (2,) specificities and (1,) accuracies")
+    refused(plot_accuracy_specificity, {}, says="nothing to draw")
+
+
+def test_reliability_draws_the_bins(judged):
+    curve = reliability_curve(*judged, bins=10)
+    ax = plot_reliability(curve)
+    used = curve.counts > 0
+    np.testing.assert_allclose([bar.get_height() for bar in ax.containers[0]], curve.accuracy[used])
+    np.testing.assert_allclose([bar.get_height() for bar in ax.containers[1]], (curve.confidence - curve.accuracy)[used])
+    assert ax.get_title(loc="left") == f"calibration error {expected_calibration_error(*judged, bins=10):.3f}"
+    given = own_axes()
+    assert plot_reliability(curve, ax=given) is given
+    plt.close("all")
+    refused(plot_reliability, SimpleNamespace(edges=[0, 1], counts=[1, 2], confidence=[1], accuracy=[1]), says="2 edges do not fit 2 counts")
+    refused(plot_reliability, SimpleNamespace(edges=[0, 1], counts=[0], confidence=[1], accuracy=[1]), says="all bins are empty")
+
+
+def test_arms_draw_every_seed():
+    ax = plot_arms({"a": [1, 2, 3], "b": [5]}, xlabel="accuracy", baseline="a", ax=own_axes())
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"] and ax.get_xlabel() == "accuracy"
+    points = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [p.get_xdata().tolist() for p in points] == [[1, 2, 3], [5]]
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "D"] == [2, 5]
+    assert [line.get_xdata() for line in ax.lines if line.get_linestyle() == "--"] == [[2, 2]]
+    plt.close("all")
+    refused(plot_arms, {}, says="no arms to draw")
+    refused(plot_arms, {"a": [1, np.nan]}, says="arm 'a' needs one finite number for each seed, got [1.0, nan]")
+    refused(plot_arms, {"a": [1]}, baseline="b", says="no arm 'b'; there are: a")
+
+
+# ---- explorers: the rest is in test_explorers.py ----
+def test_explorer_is_embedded_whole_and_linked_short():
+    shown = show_explorer("pooling", height=600, state="z=2&s=3")
+    assert isinstance(shown, Explorer) and shown._repr_html_() == shown.data and "characters of HTML" in repr(shown)
+    assert "srcdoc=" in shown.data and "height:600px" in shown.data and "&lt;script&gt;" in shown.data
+    linked = link_explorers(f"a{shown.data}b{show_explorer('pooling').data}c", folder="../explorers/")
+    assert linked.count('src="../explorers/pooling.html#z=2&amp;s=3"') == linked.count('src="../explorers/pooling.html"') == 1 and "srcdoc" not in linked
+    assert link_explorers(linked) == linked and link_explorers("no frame") == "no frame"
+    with pytest.raises(ValueError, match="no explorer 'poling'; there are: .*pooling"): show_explorer("poling")
+    for state in ("z", "z=3;s=2", 'z="', "z=3&"):
+        with pytest.raises(ValueError, match="is malformed; write it as 'z=3&s=2'"): show_explorer("pooling", state=state)

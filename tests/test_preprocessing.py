@@ -1,0 +1,180 @@
+"hierlearn.preprocessing: exact on small cases, seeded, alike on bytes and floats, one-line errors."
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hierlearn import preprocessing as P
+from hierlearn.datasets import load_cifar10, load_shapes
+
+NAMES = {"channel_statistics", "standardize", "random_flip", "random_crop", "ColorPCA", "color_pca", "color_shift", "augment_color", "global_contrast_normalization", "ZCA"}
+
+
+@pytest.fixture(scope="module")
+def images(): return load_shapes(300, 20).train.images
+
+
+def test_every_name_is_known_here(): assert set(P.__all__) == NAMES
+
+
+# --- statistics ---------------------------------------------------------------------------------
+
+def test_channel_statistics_of_bytes_and_floats(images):
+    for x in (images, images / 255, (images / 255).astype(np.float32)):
+        mean, std = P.channel_statistics(x)
+        assert mean.dtype == std.dtype == np.float64
+        assert np.allclose(mean, (images / 255).mean((0, 1, 2)), atol=1e-6) and np.allclose(std, (images / 255).std((0, 1, 2)), atol=1e-6)
+
+
+def test_standardize(images):
+    mean, std = P.channel_statistics(images)
+    z = P.standardize(images, mean, std)
+    assert z.dtype == np.float32 and np.allclose(z.mean((0, 1, 2)), 0, atol=1e-4) and np.allclose(z.std((0, 1, 2)), 1, atol=1e-4)
+    assert np.allclose(P.standardize(images / 255, mean, std), z, atol=1e-4) and P.standardize(images / 255, mean, std).dtype == np.float32
+    shift = np.linspace(-0.1, 0.1, 900).reshape(300, 3)
+    assert np.allclose(P.standardize(images, mean, std, shift), (images / 255 + shift[:, None, None] - mean) / std, atol=1e-4)
+    before = images.copy(); P.standardize(images, mean, std, shift)
+    assert (images == before).all()
+
+
+# --- flips and crops ----------------------------------------------------------------------------
+
+def test_random_flip_mirrors_about_half(images):
+    out = P.random_flip(images, np.random.default_rng(0))
+    same, mirrored = ((out == x).all((1, 2, 3)) for x in (images, images[:, :, ::-1]))
+    assert (same | mirrored).all() and 110 < mirrored.sum() < 190
+    assert out.dtype == images.dtype and not np.shares_memory(out, images)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 6), h=st.integers(3, 9), w=st.integers(3, 9), c=st.integers(1, 4), padding=st.integers(0, 2),
+       mode=st.sampled_from(["constant", "reflect"]), seed=st.integers(0, 10**6), floats=st.booleans())
+def test_random_crop_equals_a_loop(n, h, w, c, padding, mode, seed, floats):
+    images = np.random.default_rng(seed).integers(0, 256, (n, h, w, c), dtype=np.uint8)
+    if floats: images = images / np.float32(255)
+    out = P.random_crop(images, np.random.default_rng(seed), padding, mode)
+    top, left = np.random.default_rng(seed).integers(0, 2 * padding + 1, (2, n))
+    for i in range(n):
+        padded = np.pad(images[i], ((padding, padding), (padding, padding), (0, 0)), mode=mode)
+        assert (out[i] == padded[top[i] : top[i] + h, left[i] : left[i] + w]).all()
+    assert out.shape == images.shape and out.dtype == images.dtype and out.flags.c_contiguous
+
+
+@pytest.mark.parametrize("change", [
+    lambda x, rng: P.random_flip(x, rng), lambda x, rng: P.random_crop(x, rng), lambda x, rng: P.augment_color(x, P.color_pca(x), rng)])
+def test_random_changes_follow_their_seed(images, change):
+    a, b, c = (change(images, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert (a == b).all() and (a != c).any()
+
+
+def test_random_streams_stay_as_they_are():
+    "Trainings of older records draw from these streams."
+    rng = np.random.default_rng(0)
+    dot = np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3)
+    flipped = P.random_flip(dot, rng)[:, 0, 0, 0].tolist()
+    assert flipped == [int(dot[i, 0, 1 if u < 0.5 else 0, 0]) for i, u in enumerate(np.random.default_rng(0).random(4))]
+    pca = P.ColorPCA(np.array([0.2, 0.02, 0.002]), np.eye(3))
+    assert np.allclose(P.color_shift(pca, 4, np.random.default_rng(1)), np.random.default_rng(1).normal(0, 0.1, (4, 3)) * pca.eigenvalues)
+
+
+# --- colours ------------------------------------------------------------------------------------
+
+def test_color_pca_agrees_with_a_covariance_matrix(images):
+    pca = P.color_pca(images)
+    covariance = np.cov(images.reshape(-1, 3).T / 255, bias=True)
+    assert np.allclose(pca.eigenvectors * pca.eigenvalues @ pca.eigenvectors.T, covariance, atol=1e-9)
+    assert (np.diff(pca.eigenvalues) <= 0).all() and np.allclose(P.color_pca(images / 255).eigenvalues, pca.eigenvalues)
+    largest = np.abs(pca.eigenvectors).argmax(0)
+    assert (pca.eigenvectors[largest, range(3)] > 0).all()
+
+
+def test_color_shift_has_the_covariance_of_the_formula():
+    pca = P.ColorPCA(np.array([0.3, 0.02, 0.01]), np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0])
+    shift = P.color_shift(pca, 200_000, np.random.default_rng(0), std=0.5)
+    expected = (pca.eigenvectors * (0.5 * pca.eigenvalues) ** 2) @ pca.eigenvectors.T
+    assert np.allclose(np.cov(shift.T), expected, atol=3e-4)
+
+
+def test_augment_color_is_one_shift_an_image(images):
+    pca = P.color_pca(images)
+    for x in (images, images / 255):
+        out = P.augment_color(x, pca, np.random.default_rng(0))
+        moved = out - images / 255
+        assert out.dtype == np.float32 and np.allclose(moved, moved[:, :1, :1], atol=1e-6) and np.abs(moved).max() > 1e-3
+
+
+def test_eigenvalues_of_cifar10(cifar_root):
+    train = load_cifar10(cifar_root).train.images
+    mean, std = P.channel_statistics(train)
+    assert np.allclose(mean, [0.4914, 0.4822, 0.4465], atol=5e-4) and np.allclose(std, [0.2470, 0.2435, 0.2616], atol=5e-4)
+    pca = P.color_pca(train)
+    # the shared copies went through JPEG, which moves the eigenvalues by up to one per cent
+    assert np.allclose(pca.eigenvalues, [0.17191, 0.01393, 0.00290], rtol=0.012)
+    assert np.allclose(np.abs(pca.eigenvectors[:, 0]), [0.558, 0.577, 0.596], atol=1e-3)
+    assert abs(P.color_shift(pca, 100_000, np.random.default_rng(0)).std(0).mean() - 0.0097) < 3e-4
+
+
+# --- contrast and whitening ---------------------------------------------------------------------
+
+@settings(max_examples=25, deadline=None)
+@given(gain=st.floats(0.2, 1), offset=st.floats(0, 0.5), seed=st.integers(0, 1000))
+def test_contrast_normalization_removes_gain_and_offset(gain, offset, seed):
+    x = np.random.default_rng(seed).random((3, 4, 4, 3))
+    assert np.allclose(P.global_contrast_normalization(x * gain + offset), P.global_contrast_normalization(x), atol=1e-4)
+
+
+def test_contrast_normalization_by_hand(images):
+    x = np.array([0.0, 1.0]).reshape(1, 1, 2, 1)
+    assert P.global_contrast_normalization(x).ravel().tolist() == [-1, 1]
+    assert P.global_contrast_normalization(x, scale=3).ravel().tolist() == [-3, 3]
+    assert np.allclose(P.global_contrast_normalization(x, bias=0.75).ravel(), [-0.5, 0.5])
+    assert np.allclose(P.global_contrast_normalization(images), P.global_contrast_normalization(images / 255), atol=1e-5)
+    assert not P.global_contrast_normalization(np.full((2, 3, 3, 3), 0.3)).any()
+
+
+def test_zca_whitens(images):
+    x = P.global_contrast_normalization(images[:, ::8, ::8])  # (300, 4, 4, 3)
+    zca = P.ZCA(epsilon=1e-5).fit(x)
+    white = zca.transform(x)
+    assert white.shape == x.shape and white.dtype == np.float32
+    # the mean of an image is 0 after contrast normalisation, so one direction has no variance at all
+    values = np.linalg.eigvalsh(np.cov(white.reshape(len(x), -1).T, bias=True))
+    assert values[0] < 0.05 and np.allclose(values[1:], 1, atol=0.02)
+    assert np.allclose(zca.matrix, zca.matrix.T, atol=1e-4) and np.allclose(zca.inverse_transform(white), x, atol=1e-2)
+    strong = P.ZCA(epsilon=1e6).fit(x).transform(x)
+    assert np.abs(strong).max() < 0.01
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+GOOD = np.zeros((2, 4, 4, 3), np.uint8)
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("call", [
+    P.channel_statistics, P.color_pca, P.global_contrast_normalization, lambda x: P.standardize(x, 0, 1), lambda x: P.random_flip(x, RNG),
+    lambda x: P.random_crop(x, RNG), lambda x: P.augment_color(x, P.ColorPCA(np.ones(3), np.eye(3)), RNG), lambda x: P.ZCA().fit(x)])
+@pytest.mark.parametrize("bad, message", [
+    (GOOD[0], r"must be an array of shape \(N, H, W, C\), got \(4, 4, 3\)"), ([GOOD[0]], "got list"),
+    (GOOD.astype(np.int64), "must be uint8 or float in 0..1, got int64"), (GOOD[:0], "images is empty")])
+def test_images_of_the_wrong_kind(call, bad, message):
+    with pytest.raises(ValueError, match=message) as e: call(bad)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: P.standardize(GOOD, [0, 0, 0], [1, 0, 1]), "std must be positive"),
+    (lambda: P.random_crop(GOOD, RNG, padding=-1), "padding must be 0 or more"),
+    (lambda: P.random_crop(GOOD, RNG, mode="wrap"), "mode must be 'constant'"),
+    (lambda: P.color_pca(GOOD[..., :1]), "must have 3 channels"),
+    (lambda: P.global_contrast_normalization(GOOD, scale=-1), "scale and epsilon must be positive"),
+    (lambda: P.global_contrast_normalization(GOOD, bias=-1), "bias 0 or more"),
+    (lambda: P.ZCA(0), "epsilon must be positive"),
+    (lambda: P.ZCA().fit(GOOD), "must be floats for ZCA"),
+    (lambda: P.ZCA().transform(GOOD / 255), "has seen no images yet"),
+    (lambda: P.ZCA().fit(GOOD / 255).transform(GOOD[:, :3] / 255), "that fit saw"),
+    (lambda: P.ZCA().fit(GOOD / 255).inverse_transform(GOOD[:, :3] / 255), "that fit saw"),
+])
+def test_other_bad_input(call, message):
+    with pytest.raises(ValueError, match=message) as e: call()
+    assert "\n" not in str(e.value)

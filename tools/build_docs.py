@@ -1,0 +1,189 @@
+"""Build the documentation site from nbs/: nbdev makes the pages, smalldocs renders them, and what a page needs is local.
+
+usage: build_docs.py [FOLDER [NAME ...]]      default: docs/; with names only the notebooks that they are part of, for a quick look
+"""
+import ast
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import warnings as python_warnings
+from pathlib import Path
+
+from common import DOCS, NBS, ROOT, environment, settings
+
+# directives of ours, and flags of nbdev, that the renderer would not read
+OURS = re.compile(r"^#\|\s*(exercise:.*|solution:.*|slow|cuda)\s*\n", re.M)
+
+
+def colab_url(name):
+    "Where Colab opens a notebook of the repository."
+    s = settings()
+    return f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{name}"
+
+
+def mixed(code):
+    "Does a cell import and also work? nbdev would run it to build the docs."
+    if re.search(r"^#\|\s*(export|exports|exporti|exec_doc|eval:)", code, re.M): return False
+    try: nodes = list(ast.walk(ast.parse(code)))
+    except SyntaxError: return False
+    return any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in nodes) and any(isinstance(n, (ast.Expr, ast.Assign, ast.FunctionDef, ast.With)) for n in nodes)
+
+
+def prepare_notebook(path):
+    "Take our directives out, keep the text under the title, run no cell but imports and exports, put the Colab badge under the title."
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "code":
+            cell["source"] = OURS.sub("", "".join(cell["source"]))
+            if mixed(cell["source"]): cell["source"] = "#| eval: false\n" + cell["source"]
+    # of the first cell nbdev keeps title and subtitle alone
+    title = re.match(r"(# .+\n+> .+)\n*", "".join(nb["cells"][0]["source"]))
+    rest = "".join(nb["cells"][0]["source"])[title.end():] if title else ""
+    if rest:
+        nb["cells"][0]["source"] = title[1]
+        nb["cells"].insert(1, {"cell_type": "markdown", "id": "under-title", "metadata": {}, "source": rest})
+    badge = (f'<p class="colab-badge"><a href="{colab_url(path.name)}"><img src="images/badge-colab.svg" alt="Open in Colab" width="132" height="24"></a></p>')
+    nb["cells"].insert(1, {"cell_type": "markdown", "id": "colab-badge", "metadata": {}, "source": badge})
+    path.write_text(json.dumps(nb), encoding="utf-8")
+
+
+def local_lookup():
+    "Let nbdev link only to names of this project, whatever else is installed."
+    import nbdev.doclinks as doclinks
+    scope = {}
+    exec((ROOT / "hierlearn" / "_modidx.py").read_text(encoding="utf-8"), scope)
+    entries = doclinks._qual_syms(scope["d"])
+    symbols = {}
+    for module, names in entries["syms"].items():
+        for name, where in names.items():
+            symbols[name] = where
+            symbols.setdefault(name.removeprefix(f"{module}."), where)
+    # links to our own pages stay inside the site, where smalldocs first names a page like its notebook
+    pages = {re.sub(r"^\d+[a-z]?_", "", p.stem) + ".html": p.stem + ".html" for p in NBS.glob("*.ipynb")}
+    base = entries["settings"]["doc_host"].rstrip("/") + entries["settings"]["doc_baseurl"].rstrip("/") + "/"
+    def local(url):
+        page, _, anchor = url.removeprefix(base).partition("#")
+        return f"{pages.get(page, page)}#{anchor}"
+    symbols = {name: (local(w[0]), *w[1:]) for name, w in symbols.items()}
+    doclinks._build_lookup_table = lambda *args, **kwargs: ({"hierlearn": entries}, symbols)
+
+
+def add_repository_link(path):
+    "Put the link to the repository into the bar of a copied _quarto.yml: its address is a setting, not a second one there."
+    import yaml
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["website"]["navbar"]["tools"] = [{"icon": "github", "href": settings()["git_url"], "aria-label": "Source code"}]
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
+def mend_anchors(site):
+    "A link to a method that has no heading of its own leads to its class."
+    pages = {p.name: p.read_text(encoding="utf-8") for p in site.glob("*.html")}
+    ids = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in pages.items()}
+    for name, text in pages.items():
+        def mended(m):
+            page, anchor = m[1] or name, m[2]
+            if page not in ids or anchor in ids[page]: return m[0]
+            owner = anchor.rsplit(".", 1)[0] if "." in anchor else ""
+            return f'href="{m[1]}#{owner}"' if owner in ids[page] else (f'href="{m[1]}"' if m[1] and "." in anchor else m[0])
+        new = re.sub(r'href="([\w-]*(?:\.html)?)#([^"]+)"', mended, text)
+        if new != text: (site / name).write_text(new, encoding="utf-8")
+
+
+def head_script(site):
+    "A page opened from a folder may not fetch: there the search reads its index from a script. And a heading `Exports` must not look like a module to KaTeX."
+    index = (site / "search.json").read_text(encoding="utf-8")
+    (site / "site_libs" / "search-index.js").write_text(f"window.hierlearnSearch = {index};\n", encoding="utf-8")
+    load = ("<script>var exports,module,define;if(location.protocol==='file:'){const f=window.fetch;window.fetch=u=>String(u).endsWith('search.json')?new Promise((done,no)=>{"
+            "const s=document.createElement('script');s.src='site_libs/search-index.js';s.onload=()=>done({json:()=>window.hierlearnSearch});s.onerror=no;document.head.append(s)}):f(u)}</script>")
+    for page in site.glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace("</head>", load + "</head>", 1), encoding="utf-8")
+
+
+def finish(site):
+    "Make the pages independent of network, machine and Python version."
+    from hierlearn.plots import link_explorers
+    # a page is called as nbdev calls it, without the number: links from outside last when the order changes
+    numbered = {p.name: re.sub(r"^\d+[a-z]?_", "", p.name) for p in site.glob("[0-9]*_*.html")}
+    if len(set(numbered.values())) < len(numbered): raise SystemExit("two notebooks differ only in their numbers")
+    rename = lambda text: re.sub(r"(?<![\w/-])(\d+[a-z]?_\w+\.html)", lambda m: numbered.get(m[1], m[1]), text)
+    for old, new in numbered.items(): (site / old).rename(site / new)
+    for name in ("search.json", "sitemap.xml"):
+        path = site / name
+        if path.exists(): path.write_text(re.sub(r"(\d+[a-z]?_\w+\.html)", lambda m: numbered.get(m[1], m[1]), path.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        if page.parent == site: text = re.sub(r'(href|action)="([^"]*)"', lambda m: f'{m[1]}="{rename(m[2])}"', text)
+        # a page links the explorer's file where a notebook has to carry it
+        if page.parent == site: text = link_explorers(text)
+        depth = "../" * (len(page.relative_to(site).parts) - 1)
+        text = re.sub(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/", f"{depth}site_libs/katex/", text)
+        text = re.sub(r" integrity=\"[^\"]*\"| crossorigin=\"[^\"]*\"", "", text)
+        text = text.replace("pathlib._local.", "pathlib.").replace("pathlib.Path", "Path")
+        # wide tables scroll in their own box, not the page
+        text = re.sub(r"(<table\b.*?</table>)", r'<div class="table-scroll">\1</div>', text, flags=re.S)
+        page.write_text(text, encoding="utf-8")
+    mend_anchors(site)
+    head_script(site)
+    for sheet in (site / "site_libs").rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        local = re.sub(r"@import\s+(url\(\s*[\"']?https?://[^)]*\)|\"https?://[^\"]*\"|'https?://[^']*')\s*;", "", text)  # fonts of another host
+        if local != text: sheet.write_text(local, encoding="utf-8")
+    shutil.copytree(NBS / "styles" / "katex", site / "site_libs" / "katex")
+    sitemap = site / "sitemap.xml"
+    if sitemap.exists(): sitemap.write_text(re.sub(r"\s*<lastmod>.*?</lastmod>", "", sitemap.read_text()))
+    (site / ".nojekyll").write_text("")
+
+
+def build(target, only=()):
+    "Build the site into the folder `target`, which is replaced."
+    target = Path(target).resolve()
+    os.environ.update({k: v for k, v in environment().items() if k != "PYTHONPATH"})
+    # what libraries warn of when they are imported differs from machine to machine, with their paths in it
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    python_warnings.simplefilter("ignore")
+    sys.path.insert(0, str(ROOT))
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder).resolve() / "hierlearn"
+        shutil.copytree(NBS, work / "nbs", ignore=shutil.ignore_patterns(".*", "_proc", "results", "runs", "logs", "checkpoints", "katex"))
+        shutil.copytree(NBS / "results", work / "nbs" / "results") if (NBS / "results").exists() else None
+        for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT / name, work)
+        shutil.copytree(ROOT / "hierlearn", work / "hierlearn", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "CHANGELOG.md", work / "nbs" / "changelog.md")
+        for path in sorted((work / "nbs").glob("*.ipynb")):
+            if only and not any(name in path.stem for name in only): path.unlink()
+            else: prepare_notebook(path)
+        add_repository_link(work / "nbs" / "_quarto.yml")
+        os.chdir(work)
+        try:
+            local_lookup()
+            from nbdev.quarto import refresh_quarto_yml
+            from nbdev.serve import proc_nbs
+            refresh_quarto_yml()
+            shutil.copy(work / "nbs" / "nbdev.yml", work / "nbdev.yml")
+            proc_nbs(force=True, n_workers=0)
+            shutil.copy(work / "nbdev.yml", work / "_proc" / "nbdev.yml")
+            from smalldocs.site import build as render
+            site = render(work / "_proc", quiet=True)
+            warnings = [w for w in site.warnings if "output-file is not read" not in w]
+            for w in warnings: print("docs:", w, file=sys.stderr)
+            built = Path(site.out)
+            finish(built)
+            if target.exists(): shutil.rmtree(target)
+            shutil.copytree(built, target)
+        finally: os.chdir(here)
+    return warnings
+
+
+if __name__ == "__main__":
+    target = sys.argv[1] if len(sys.argv) > 1 else DOCS
+    broken = [w for w in build(target, sys.argv[2:]) if "broken link" in w]
+    pages = list(Path(target).rglob("*.html"))
+    size = sum(p.stat().st_size for p in Path(target).rglob("*") if p.is_file())
+    print(f"{len(pages)} pages, {size / 1e6:.1f} MB in {target}")
+    sys.exit(bool(broken))
