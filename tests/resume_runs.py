@@ -166,14 +166,16 @@ def main(kind, folder, kills, seed):
     if kind != "keras": import torch._dynamo  # noqa: F401
     if kind == "fastai": import fastai.learner  # noqa: F401
     folder = Path(folder)
+    start = time.perf_counter()
     if attempt(run, folder / "whole"): sys.exit("the uninterrupted run failed")
+    whole = time.perf_counter() - start
     done, events = 0, []
     for _ in range(10 * int(kills)):
         if done >= int(kills): break
         # every third kill while a checkpoint is written
         event = ["step", "step", ["half written", "before rename", "after rename"][done % 3]][done % 3] if done % 5 != 4 else "clock"
         if done % 3 == 2: event = ["half written", "before rename", "after rename"][done // 3 % 3]
-        count = rng.uniform(0.5, 3) if event == "clock" else rng.randint(1, 9) if event == "step" else 1
+        count = rng.uniform(0.1, 0.9) * whole if event == "clock" else rng.randint(1, 9) if event == "step" else 1
         code = attempt(run, folder / "killed", event, count)
         if code == 0:  # it came to its end before its plan: begin again
             if (folder / "killed.digest").read_text() != (folder / "whole.digest").read_text(): break

@@ -22,7 +22,7 @@ def killed(kind, folder, kills, backend="tensorflow"):
 @pytest.mark.parametrize("kind, backend, kills", [("keras", "tensorflow", 10), ("keras", "torch", 4), ("torch", "tensorflow", 6), ("fastai", "tensorflow", 4)])
 def test_killed_training_resumes_to_the_same_bits(kind, backend, kills, tmp_path):
     result = killed(kind, tmp_path, kills, backend)
-    assert len(result["events"]) >= (kills + 1) // 2  # on a fast machine a training may end before the last kill comes
+    assert len(result["events"]) == kills
     assert WRITING & set(result["events"])
     assert result["killed"] == result["whole"]
     # nothing half-written stays, and the last two checkpoints do
