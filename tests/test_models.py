@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hierlearn.models import (LITE0_SHA256, PREPARATIONS, build_six_layer_net, efficientnet_lite0_features, load_efficientnet_lite0, load_mobilenet_v2,
+from hierlearn.models import (LITE0_SHA256, PREPARATIONS, build_six_layer_net, efficientnet_lite0_features, fused_batch_norm, fused_batch_norm_class, load_efficientnet_lite0, load_mobilenet_v2,
                               load_resnet18, open_picture, picture_batch, predict)
 
 
@@ -29,6 +29,7 @@ def by_hand(classes, widths=(32, 32, 64, 64, 128, 128)):
 def test_six_layer_net(classes, pooling):
     pytest.importorskip("keras")
     net = build_six_layer_net(classes, pooling=pooling)
+    assert isinstance(net.get_layer("norm1"), fused_batch_norm_class()) and fused_batch_norm(name="n").name == "n"
     assert net.count_params() == by_hand(classes) == {10: 289_642, 100: 301_252}[classes]
     x = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype("float32")
     logits = predict(net, x, batch_size=2)
@@ -147,3 +148,43 @@ def test_torch_after_tensorflow_does_not_crash():
     code = "import tensorflow, hierlearn.models as m; m.load_resnet18(weights=None); print('alive')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == "alive", done.stderr[-500:]
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+def test_fused_batch_norm_is_batch_norm(backend, tmp_path):
+    "Outputs, gradients, running statistics and files, in float32 and bfloat16; a backend needs a process of its own."
+    pytest.importorskip("keras"), pytest.importorskip(backend)
+    code = f"""
+import numpy as np, keras
+from hierlearn.models import fused_batch_norm, fused_batch_norm_class
+def net(layer, policy):
+    keras.utils.set_random_seed(0)
+    keras.mixed_precision.set_global_policy(policy)
+    x = keras.Input((9, 9, 3))
+    y = layer(momentum=0.8, epsilon=1e-4)(keras.layers.Conv2D(6, 3, strides=2)(x))
+    model = keras.Model(x, keras.layers.Dense(4, dtype="float32")(keras.layers.Flatten()(keras.layers.ReLU()(y))))
+    model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+rng = np.random.default_rng(0)
+x, y = rng.normal(3, 5, (16, 9, 9, 3)).astype("float32"), rng.integers(0, 4, 16)
+for policy, tolerance in (("float32", 1e-4), ("mixed_bfloat16", 2e-2)):
+    ours, stock = net(fused_batch_norm, policy), net(keras.layers.BatchNormalization, policy)
+    for model in (ours, stock): model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+    for a, b in zip(ours.get_weights(), stock.get_weights()): np.testing.assert_allclose(a, b, atol=tolerance * max(1, abs(b).max()))
+    stock.set_weights(ours.get_weights())
+    np.testing.assert_allclose(ours.predict(x, verbose=0), stock.predict(x, verbose=0), atol=10 * tolerance)
+keras.mixed_precision.set_global_policy("float32")
+ours = net(fused_batch_norm, "float32")
+ours.save({str(tmp_path / "a.keras")!r})
+again = keras.saving.load_model({str(tmp_path / "a.keras")!r})
+assert type(again.layers[2]) is fused_batch_norm_class() and np.allclose(again.predict(x, verbose=0), ours.predict(x, verbose=0), atol=1e-5)
+ours.layers[2].trainable = False  # a frozen layer keeps its statistics
+before = ours.layers[2].get_weights()
+ours.layers[2](np.ones((2, 4, 4, 6), "float32"), training=True)
+assert all((a == b).all() for a, b in zip(before, ours.layers[2].get_weights()))
+flat = fused_batch_norm(axis=1, name="flat")  # another shape goes Keras' own way
+assert flat(np.ones((5, 3), "float32"), training=True).shape == (5, 3)
+print("same")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": backend})
+    assert done.returncode == 0 and done.stdout.strip() == "same", done.stderr[-2000:]

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from hierlearn import plots
 from hierlearn.metrics import accuracy_specificity_curve, expected_calibration_error, reliability_curve, severity_histogram
 from hierlearn.plots import (Explorer, link_explorers, plot_accuracy_specificity, plot_arms, plot_confusion, plot_history, plot_kernels, plot_reliability,
-                             plot_severity, plot_sunburst, plot_tree, plot_tree_confusion, show_explorer, show_images, taxonomy_order, use_svg)
+                             plot_runs, plot_severity, plot_sunburst, plot_tree, plot_tree_confusion, show_explorer, show_images, taxonomy_order, use_svg)
 from hierlearn.taxonomy import Taxonomy
 
 
@@ -136,6 +136,19 @@ def test_history_draws_each_measure_with_its_twin():
     given = own_axes()
     assert plot_history(history, measures=["top5"], ax=given)[0] is given
     assert plot_history({"val_accuracy": [0.5]})[0].lines[0].get_ydata().tolist() == [0.5]
+
+
+def test_runs_are_averaged():
+    runs = {"a": [{"metrics": {}, "history": {"val_accuracy": [0.1, 0.3]}}, {"val_accuracy": [0.3, 0.5]}], "b": {"val_accuracy": [0.2, 0.2]}}
+    ax = plot_runs(runs)
+    assert np.allclose(ax.lines[0].get_ydata(), [0.2, 0.4]) and ax.lines[1].get_ydata().tolist() == [0.2, 0.2]
+    band = ax.collections[0].get_paths()[0].vertices
+    assert len(ax.collections) == 1 and np.allclose([band[:, 1].min(), band[:, 1].max()], [0.2 - 0.02**0.5, 0.4 + 0.02**0.5])
+    plt.close("all")
+    refused(plot_runs, {}, says="no runs to draw")
+    refused(plot_runs, {"a": []}, says="same number of epochs")
+    refused(plot_runs, {"a": [{"loss": [1]}, {"loss": [1, 2]}]}, "loss", says="same number of epochs")
+    refused(plot_runs, runs, "top5", says="has no 'top5'")
 
 
 def test_history_refused():

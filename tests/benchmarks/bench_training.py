@@ -1,11 +1,13 @@
 """How fast AlexNet-small and the six-layer net train and predict, as a share of the machine's own matrix products.
 
-    python tests/benchmarks/bench_training.py [--steps 30] [--backends tensorflow torch]
+    python tests/benchmarks/bench_training.py [--steps 12] [--rounds 3] [--backends tensorflow torch]
 
-Each backend runs in a process of its own. For a net: images/s of `hierlearn.training.fit`'s way (vectorised batches, the
-precision that pays) and of plain Keras `model.fit` on a `PyDataset` that augments image by image in float32; the share of a step
-that the input pipeline takes; operations a second against a square matrix product of the same type. Medians over steps;
-writes nbs/results/bench_training.json.
+Each backend runs in a process of its own. For a net: images/s of our way (vectorised batches, the precision that pays, our
+layers, no XLA on a processor) and of plain Keras: `model.fit` on a NumPy `PyDataset` that augments image by image, float32, the
+frameworks' own layers, `compile` as it comes ("plain") and with XLA switched off ("plain, no XLA"). `times_plain` compares with the
+faster of the two. Also the share of a step that the input pipeline takes, and operations a second against a square matrix
+product of the same type. The variants take turns, so that a change of the machine's speed meets all of them; medians over
+the steps of all rounds; writes nbs/results/bench_training.json.
 """
 import argparse
 import json
@@ -31,12 +33,12 @@ def operations(model):
     return total
 
 
-def measure(steps):
+def measure(steps, rounds):
     "Everything for the backend of this process."
     import keras
-    from hierlearn.alexnet_small import build_alexnet_small
+    from hierlearn.alexnet_small import LocalResponseNorm, build_alexnet_small
     from hierlearn.datasets import load_shapes
-    from hierlearn.models import build_six_layer_net
+    from hierlearn.models import build_six_layer_net, fused_batch_norm_class
     from hierlearn.preprocessing import channel_statistics, random_crop, random_flip, standardize
     from hierlearn.training import Batches, describe_precision
     data = load_shapes(2048, 256)
@@ -62,22 +64,36 @@ def measure(steps):
             return out, data.train.labels[chosen]
 
     class Clock(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.steps = []
         def on_train_begin(self, logs=None): self.ends = []
         def on_train_batch_end(self, batch, logs=None): self.ends.append(time.perf_counter())
-        def step(self): return float(np.median(np.diff(self.ends[2:])))
+        def on_train_end(self, logs=None): self.steps += np.diff(self.ends[2:]).tolist()
 
-    def compiled(build, policy):
+    class StockLRN(keras.layers.Layer):
+        "The frameworks' own normalisation, float32."
+        def call(self, x):
+            if keras.backend.backend() == "torch":
+                import torch
+                return torch.nn.functional.local_response_norm(x.movedim(-1, 1), 5, 5e-4, 0.75, 2.0).movedim(1, -1)
+            import tensorflow
+            return tensorflow.nn.local_response_normalization(x, 2, 2.0, 1e-4, 0.75)
+
+    def stock(layer):
+        "A layer of ours as the frameworks' own one; other layers are made again as they are."
+        if type(layer) is fused_batch_norm_class(): return keras.layers.BatchNormalization.from_config(layer.get_config())
+        if isinstance(layer, LocalResponseNorm): return StockLRN(name=layer.name)
+        return type(layer).from_config(layer.get_config())
+
+    def compiled(build, policy, plain=False, jit_compile=False):
         keras.mixed_precision.set_global_policy(policy)
         keras.utils.set_random_seed(0)
-        model = build()
-        model.compile(keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+        model = build(policy)
+        if plain: model = keras.models.clone_model(model, clone_function=stock)
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"], jit_compile=jit_compile)
         keras.mixed_precision.set_global_policy("float32")
         return model
-
-    def train(model, source):
-        clock = Clock()
-        model.fit(source, steps_per_epoch=steps + 3, epochs=1, verbose=0, shuffle=False, callbacks=[clock])
-        return clock.step()
 
     def repeat(looped):
         while True:
@@ -86,14 +102,23 @@ def measure(steps):
     precision = describe_precision("keras")
     rate = precision[f"{precision['precision']}_gflops"] * 1e9
     rows = []
-    for name, size, build in (("AlexNet-small", 128, lambda: build_alexnet_small(num_classes=classes)), ("six-layer net", 256, lambda: build_six_layer_net(classes))):
+    alexnet = lambda policy: build_alexnet_small(num_classes=classes, precision="bfloat16" if "bfloat16" in policy else "float32")
+    for name, size, build in (("AlexNet-small", 128, alexnet), ("six-layer net", 256, lambda policy: build_six_layer_net(classes))):
         batches = Batches(data.train.images, data.train.labels, size, augment)
-        pipeline = np.median([(lambda t: (batches.batch(i), time.perf_counter() - t)[1])(time.perf_counter()) for i in range(steps)])
         looped = Looped(size)
-        loop = np.median([(lambda t: (looped[i % len(looped)], time.perf_counter() - t)[1])(time.perf_counter()) for i in range(max(3, steps // 3))])
         ours = compiled(build, "mixed_bfloat16" if precision["precision"] == "bfloat16" else "float32")
-        plain = compiled(build, "float32")
-        step, plain_step = train(ours, batches.stream()), train(plain, repeat(looped))
+        variants = {"ours": (ours, batches.stream()), "plain": (compiled(build, "float32", True, "auto"), repeat(looped)), "plain_no_xla": (compiled(build, "float32", True), repeat(looped))}
+        clocks, pipelines, loops = {key: Clock() for key in variants}, [], []
+        for r in range(rounds):
+            for i in range(steps // 3 + 1):
+                start = time.perf_counter()
+                batches.batch(r * steps + i)
+                middle = time.perf_counter()
+                looped[i % len(looped)]
+                pipelines.append(middle - start); loops.append(time.perf_counter() - middle)
+            for key, (model, source) in variants.items(): model.fit(source, steps_per_epoch=steps + 3, epochs=1, verbose=0, shuffle=False, callbacks=[clocks[key]])
+        step = {key: float(np.median(clock.steps)) for key, clock in clocks.items()}
+        pipeline, loop = float(np.median(pipelines)), float(np.median(loops))
         x = standardize(data.test.images[:256], mean, std)
         times = []
         for _ in range(max(3, steps // 3)):
@@ -101,30 +126,32 @@ def measure(steps):
             ours.predict_on_batch(x)
             times.append(time.perf_counter() - start)
         macs, forward = operations(ours), float(np.median(times[1:]))
-        rows.append({"net": name, "backend": keras.backend.backend(), "precision": precision["precision"], "train_images_s": round(size / step), "predict_images_s": round(len(x) / forward),
-                     "train_share_of_product": round(6 * macs * size / step / rate, 3), "predict_share_of_product": round(2 * macs * len(x) / forward / rate, 3),
-                     "plain_images_s": round(size / plain_step), "times_plain": round(plain_step / step, 2), "pipeline_share_of_step": round(float(pipeline) / step, 3), "loop_over_pipeline": round(float(loop / pipeline), 1)})
+        rows.append({"net": name, "backend": keras.backend.backend(), "precision": precision["precision"], "train_images_s": round(size / step["ours"]), "predict_images_s": round(len(x) / forward),
+                     "train_share_of_product": round(6 * macs * size / step["ours"] / rate, 3), "predict_share_of_product": round(2 * macs * len(x) / forward / rate, 3),
+                     "plain_images_s": round(size / step["plain"]), "plain_no_xla_images_s": round(size / step["plain_no_xla"]), "times_plain": round(min(step["plain"], step["plain_no_xla"]) / step["ours"], 2),
+                     "pipeline_share_of_step": round(pipeline / step["ours"], 3), "loop_over_pipeline": round(loop / pipeline, 1)})
     print(json.dumps({"rows": rows, "precision": precision}))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=12, help="steps of a round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backends", nargs="+", default=["tensorflow", "torch"])
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
-    if given.measure: return measure(given.steps)
+    if given.measure: return measure(given.steps, given.rounds)
     rows, products = [], []
     for backend in given.backends:
-        run = subprocess.run([sys.executable, __file__, "--measure", "--steps", str(given.steps)], env=os.environ | {"KERAS_BACKEND": backend}, stdout=subprocess.PIPE, text=True, check=True)
+        run = subprocess.run([sys.executable, __file__, "--measure", "--steps", str(given.steps), "--rounds", str(given.rounds)], env=os.environ | {"KERAS_BACKEND": backend}, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(run.stdout.splitlines()[-1])
         rows += found["rows"]
         products.append(found["precision"])
     for row in rows: print("  ".join(f"{key}={value}" for key, value in row.items()))
     from hierlearn.training import environment
     given.results.mkdir(parents=True, exist_ok=True)
-    (given.results / "bench_training.json").write_text(json.dumps({"how": "medians over steps; each backend in its own process", "steps": given.steps, "platform": platform.platform(), **environment(), "products": products, "rows": rows}, indent=1) + "\n")
+    (given.results / "bench_training.json").write_text(json.dumps({"how": "medians over the steps of all rounds, variants in turn; each backend in its own process", "steps": given.steps, "rounds": given.rounds, "platform": platform.platform(), **environment(), "products": products, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__": main()
