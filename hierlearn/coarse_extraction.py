@@ -6,24 +6,27 @@
 __all__ = ['MEMBERS', 'OVERLAPS', 'RULES', 'TEMPERATURES', 'GROUP_SETS', 'CONFIGS', 'exercises', 'check', 'Sense', 'find_synsets',
            'resolve_synset', 'find_hyponyms', 'nearest_by_path', 'nearest_by_weights', 'select_members',
            'groups_of_folder', 'group_scores', 'decide', 'Head', 'find_head', 'coarse_weights', 'CoarseInfo',
-           'extract_coarse_classifier', 'copy_module', 'save_classifier', 'coarse_info', 'load_classifier',
-           'TemperatureChoice', 'choose_temperature', 'CoarseExtractionConfig', 'measure_rules', 'compute_logits',
-           'stored_logits', 'measure_unseen', 'run_lesson', 'rules_table', 'predict_image']
+           'extract_coarse_classifier', 'save_classifier', 'coarse_info', 'load_classifier', 'TemperatureChoice',
+           'choose_temperature', 'CoarseExtractionConfig', 'measure_rules', 'view_logits', 'compare_views',
+           'compute_logits', 'stored_logits', 'measure_unseen', 'run_lesson', 'rules_table', 'predict_image']
 
 # %% ../nbs/12_coarse_extraction.ipynb #dc7cef54
+import copy
 import dataclasses
 import functools
+import hashlib
 import heapq
 import json
 import math
 import os
 import re
+import sys
 import time
 import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +35,7 @@ import numpy as np
 from .datasets import has_data, load_cats_dogs, load_imagenet_samples, load_shapes
 from .exercises import Exercises, expect, expect_close
 from .metrics import Estimate, aggregate, bootstrap, confusion_matrix, expected_calibration_error, softmax
-from .models import PREPARATIONS, _import_torch, build_six_layer_net, load_efficientnet_lite0, open_picture, picture_batch, predict
+from .models import PREPARATIONS, _import_torch, build_six_layer_net, fused_batch_norm_class, load_efficientnet_lite0, open_picture, picture_batch, predict
 from .plots import INK, PALETTE
 from .taxonomy import Taxonomy, import_extra
 from .training import find_result, profile, set_seed, write_record
@@ -49,17 +52,26 @@ def _taxonomy(taxonomy):
     "A taxonomy; None stands for the 1,000 ImageNet classes, a list of names for these classes."
     if taxonomy is None: return Taxonomy.imagenet()
     if isinstance(taxonomy, Taxonomy): return taxonomy
+    if isinstance(taxonomy, (str, bytes, set, frozenset)) or not hasattr(taxonomy, "__iter__"): raise ValueError(f"taxonomy must be a Taxonomy or the list of class names in output order, got {type(taxonomy).__name__}; None stands for ImageNet")
     names = [str(name) for name in taxonomy]
     imagenet = Taxonomy.imagenet()
     found = [imagenet.find(name)[:1] for name in names]
     # WordNet ids and synset names keep their hypernyms; other names are a flat list
     if all(re.fullmatch(r"n\d{8}|\S+\.n\.\d\d", name) for name in names) and all(f and not imagenet.children(f[0]) for f in found):
         return imagenet.restrict([f[0] for f in found])
-    return Taxonomy.from_edges([("all classes", name) for name in names], names)
+    root = "all classes"
+    while root in names: root += "*"
+    return Taxonomy.from_edges([(root, name) for name in names], names)
 
 def _details(taxonomy, node):
     try: return taxonomy.gloss(node), taxonomy.lemmas(node)
     except ValueError: return "", (node,)
+
+def _warn(message):
+    # the warning belongs to the caller's line, however deep we are
+    depth, frame = 2, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__") == __name__: depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, stacklevel=depth)
 
 def _count(classes): return f"{classes} class" + ("" if classes == 1 else "es")
 
@@ -73,7 +85,9 @@ def find_synsets(
     nodes = (name,) if name in taxonomy else taxonomy.find(name)
     if not nodes:
         near = taxonomy.suggest(name)
-        raise ValueError(f"no class is below {name!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "; try a more general word"))
+        flat = taxonomy.height(taxonomy.root) == 1
+        known = f"; the classes are {', '.join(taxonomy.leaves[:6])}{' ...' if len(taxonomy) > 6 else ''}" if flat else "; try a more general word"
+        raise ValueError(f"no class is below {name!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else known))
     return [Sense(node, len(taxonomy.leaf_indices(node)), *_details(taxonomy, node)) for node in nodes]
 
 # %% ../nbs/12_coarse_extraction.ipynb #79019233
@@ -83,6 +97,7 @@ def resolve_synset(
 ) -> str:  # name of the synset
     "The most usual sense of a word that has classes; warns where another one may be meant."
     taxonomy = _taxonomy(taxonomy)
+    if isinstance(name, Sense): name = name.name
     if isinstance(name, str) and name in taxonomy: return name
     # the quiet case is a matter of microseconds: nothing is listed unless there is something to say
     nodes = taxonomy.find(name) if isinstance(name, str) else ()
@@ -93,7 +108,7 @@ def resolve_synset(
     first = senses[0]
     if len(senses) > 1 or taxonomy._rank(first.name, name.strip().lower().replace(" ", "_")) > 1:
         others = "; ".join(f"{s.name} ({s.classes}: {s.gloss[:40]})" for s in senses[1:])
-        warnings.warn(f"{name!r} is taken as {first.name} ({_count(first.classes)}: {first.gloss[:60]})" + (f"; also possible: {others}" if others else "") + "; pass the synset's name to choose", stacklevel=3)
+        _warn(f"{name!r} is taken as {first.name} ({_count(first.classes)}: {first.gloss[:60]})" + (f"; also possible: {others}" if others else "") + "; pass the synset's name to choose")
     return first.name
 
 def find_hyponyms(
@@ -131,12 +146,16 @@ def nearest_by_weights(
     k: int = 3,  # number of classes
 ) -> np.ndarray:  # (k,) int64 positions, nearest first
     "The k classes whose weight vectors have the largest cosine similarity to that of one class."
+    weights = np.asarray(weights)
+    if weights.ndim != 2: raise ValueError(f"weights must have shape (D, L), got {weights.shape}; pass the kernel of the dense layer")
+    if not np.isfinite(weights).all(): raise ValueError("the weights hold NaN or infinity; load the model again, its training may have diverged")
     _check_k(k, weights.shape[1])
+    if isinstance(start, bool) or not isinstance(start, Integral) or not 0 <= start < weights.shape[1]: raise ValueError(f"start must be a class position in 0..{weights.shape[1] - 1}, got {start!r}; find_hyponyms gives positions")
     unit = weights / np.maximum(np.linalg.norm(weights, axis=0), 1e-12)
     return np.argsort(-(unit[:, start] @ unit), kind="stable")[:k]
 
 def _check_k(k, classes):
-    if not isinstance(k, Integral) or not 1 <= k <= classes: raise ValueError(f"k must be in 1..{classes}, got {k!r}; it is the number of classes in a group")
+    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= classes: raise ValueError(f"k must be in 1..{classes}, got {k!r}; it is the number of classes in a group")
 
 # %% ../nbs/12_coarse_extraction.ipynb #36f28339
 MEMBERS = ("hyponyms", "path", "cosine")
@@ -145,15 +164,29 @@ OVERLAPS = ("error", "each", "first", "drop")
 def _named_groups(groups):
     "Groups as a dict of name -> list of words, synsets or positions."
     if isinstance(groups, str): raise ValueError(f"groups must be a list or a dict, got the string {groups!r}; write [{groups!r}, ...]")
+    if isinstance(groups, (set, frozenset)): raise ValueError("groups is a set, which has no order; the order of the groups is that of the outputs: pass a list")
     if not isinstance(groups, Mapping):
-        names = list(groups)
+        if not hasattr(groups, "__iter__"): raise ValueError(f"groups must be a list of words or a dict, got {groups!r}; write ['cat', 'dog']")
+        names = [what.name if isinstance(what, Sense) else what for what in groups]
+        for name in names:
+            if not isinstance(name, str): raise ValueError(f"a list of groups holds words or synsets, got {name!r}; to give a group several members or positions, pass a dict of name -> members")
         if len(set(names)) < len(names): raise ValueError(f"group {next(n for n in names if names.count(n) > 1)!r} is named twice; name it once")
         groups = {name: name for name in names}
     if not groups: raise ValueError("there is no group; name at least two things, such as ['cat', 'dog']")
-    return {str(name): [what] if isinstance(what, (str, Integral)) else list(what) for name, what in groups.items()}
+    for name in groups:
+        if not isinstance(name, str) or not name.strip(): raise ValueError(f"a group's name must be a string, got {name!r}; write {{'pets': ['cat', 'dog'], ...}}")
+    return {name: _listed(name, what) for name, what in groups.items()}
+
+def _listed(name, what):
+    "The members of a group as a list of words, synsets and positions."
+    if isinstance(what, (str, Sense)) or _is_position(what): return [what]
+    if isinstance(what, (bytes, set, frozenset, Mapping)) or not hasattr(what, "__iter__"): raise ValueError(f"group {name!r} must be a word, a synset, a class position or a list of these, got {what!r}; correct it")
+    return list(what)
+
+def _is_position(what): return isinstance(what, Integral) and not isinstance(what, (bool, np.bool_))
 
 def _positions(what, taxonomy):
-    if isinstance(what, Integral):
+    if _is_position(what):
         if not 0 <= what < len(taxonomy): raise ValueError(f"class {what} is not in 0..{len(taxonomy) - 1}; correct it")
         return np.array([int(what)])
     return find_hyponyms(what, taxonomy)
@@ -165,7 +198,7 @@ def select_members(
     k: int = 3,  # classes in a group, for "path" and "cosine"
     weights: np.ndarray | None = None,  # (D, L) kernel of the network's dense layer, for "cosine"
     overlap: str = "error",  # shared classes: "error", "each" (count in each), "first" (keep in the first group), "drop" (from all)
-    other: str | None = None,  # "class" adds a last group "other" of all remaining classes
+    other: str | None = None,  # "class" adds a last group "other" of all classes that no group names
 ) -> dict:  # name of the group -> (n,) int64 positions, in the order of `groups`
     "The classes of each group; ValueError for unknown, empty and overlapping groups."
     taxonomy, named = _taxonomy(taxonomy), _named_groups(groups)
@@ -177,11 +210,11 @@ def select_members(
         if not what: raise ValueError(f"group {name!r} is empty; give it at least one class")
         if members == "hyponyms": chosen[name] = np.unique(np.concatenate([_positions(w, taxonomy) for w in what]))
         elif len(what) > 1: raise ValueError(f"group {name!r} needs one start class for members={members!r}, got {len(what)}; name one")
-        elif members == "path": chosen[name] = np.sort(nearest_by_path(taxonomy.leaves[what[0]] if isinstance(what[0], Integral) else what[0], k, taxonomy))
+        elif members == "path": chosen[name] = np.sort(nearest_by_path(taxonomy.leaves[_positions(what[0], taxonomy)[0]] if _is_position(what[0]) else what[0], k, taxonomy))
         else: chosen[name] = np.sort(nearest_by_weights(_kernel(weights, taxonomy), _start(name, what[0], taxonomy), k))
-    chosen = _without_overlap(chosen, overlap, taxonomy)
+    named_all, chosen = np.concatenate(list(chosen.values())), _without_overlap(chosen, overlap, taxonomy)
     if other:
-        rest = np.setdiff1d(np.arange(len(taxonomy)), np.concatenate(list(chosen.values())))
+        rest = np.setdiff1d(np.arange(len(taxonomy)), named_all)  # a class that overlap="drop" took out of two groups is not something else
         if "other" in chosen or not len(rest): raise ValueError("there is no room for a class 'other': " + ("a group has that name" if "other" in chosen else "the groups hold all classes") + "; leave other out")
         chosen["other"] = rest
     return chosen
@@ -240,7 +273,7 @@ def _check_rule(rule, temperature):
     if rule != "tempered":
         if temperature is not None: raise ValueError(f"rule {rule!r} takes no temperature; pass rule='tempered' or leave it out")
         return None
-    if temperature is None or not temperature >= 0: raise ValueError(f"rule 'tempered' needs a temperature >= 0, got {temperature!r}; choose_temperature finds one")
+    if isinstance(temperature, bool) or not isinstance(temperature, Real) or not temperature >= 0: raise ValueError(f"rule 'tempered' needs a temperature >= 0, got {temperature!r}; choose_temperature finds one")
     return float(temperature)
 
 def group_scores(
@@ -253,15 +286,22 @@ def group_scores(
     temperature, logits = _check_rule(rule, temperature), np.asarray(logits)
     members = list(members.values() if isinstance(members, Mapping) else members)
     if rule != "argmax": return aggregate(logits, members, {"sum": "log_sum_exp"}.get(rule, rule), temperature, overlap="each")
-    votes = np.zeros((logits.shape[1], len(members)), np.float32)
-    for g, found in enumerate(members): votes[found, g] = 1
-    return votes[logits.argmax(1)]
+    aggregate(logits[:1], members, "max", overlap="each")  # the same checks as for every other rule
+    if np.isnan(logits).any(): raise ValueError("logits hold NaN; load the model again, its training may have diverged")
+    return _shares(members, logits.shape[1], False)[logits.argmax(1)]
+
+def _shares(members, classes, average):
+    "(L, G): 1, or 1 / size, where a class is a member."
+    matrix = np.zeros((classes, len(members)), np.float32)
+    for g, found in enumerate(members): matrix[np.asarray(found), g] = 1 / len(found) if average else 1
+    return matrix
 
 def decide(
     scores: np.ndarray,  # (N, G) of `group_scores`, or probabilities
 ) -> np.ndarray:  # (N,) int64 groups, -1 where no group has a vote
     "The group with the largest score; -1 for a row of zeros, which `argmax` gives to pictures outside all groups."
     scores = np.asarray(scores)
+    if scores.ndim != 2 or np.isnan(scores).any(): raise ValueError(f"scores must have shape (N, G) and hold no NaN, got {scores.shape}{' with NaN' if scores.ndim == 2 else ''}; pass what group_scores gives")
     return np.where((scores == 0).all(1), -1, scores.argmax(1))
 
 # %% ../nbs/12_coarse_extraction.ipynb #bfa6ea56
@@ -298,9 +338,10 @@ def find_head(
     framework = _framework(model)
     found = list((_keras_heads if framework == "keras" else _torch_heads)(model))
     if layer is not None:
+        names = [head[0] for head in found]
         found = [head for head in found if head[0] == layer]
-        if not found: raise ValueError(f"{layer!r} is no dense layer or 1x1 convolution of this model; name one, or leave layer out")
-    if not found: raise ValueError(f"{type(model).__name__} has no dense layer and no 1x1 convolution (or is not built); a coarse classifier is made from its last layer")
+        if not found: raise ValueError(f"{layer!r} is no dense layer or 1x1 convolution of this model; name one of {', '.join(map(repr, names[-5:])) or 'none'}, or leave layer out")
+    if not found: raise ValueError(f"{type(model).__name__} has no dense layer and no 1x1 convolution of its own (it may hold an inner model: pass that one; or it is not built); a coarse classifier is made from its last layer")
     fitting = [head for head in found if classes in (None, head[2])]
     if not fitting: raise ValueError(f"the last layer {found[-1][0]!r} has {found[-1][2]} outputs, but there are {classes} classes; pass taxonomy= (a Taxonomy or the list of class names in output order)")
     name, layer, _ = fitting[-1]
@@ -318,11 +359,13 @@ def coarse_weights(
     members,  # dict or list of arrays of class positions, one a group
 ) -> tuple[np.ndarray, np.ndarray]:  # kernel (D, G), bias (G,)
     "Mean of the weight columns and biases of each group (Filus and Domanska 2024); ValueError for empty groups and NaN."
-    weights, bias = np.asarray(weights), np.asarray(bias)
-    members = list(members.values() if isinstance(members, Mapping) else members)
+    weights, bias = (np.asarray(v, np.result_type(v, np.float32)) for v in (weights, bias))
+    members = [np.asarray(found) for found in (members.values() if isinstance(members, Mapping) else members)]
+    if weights.ndim != 2 or bias.shape != weights.shape[1:]: raise ValueError(f"weights must have shape (D, L) and bias (L,), got {weights.shape} and {bias.shape}; transpose the kernel of a PyTorch layer")
     share = np.zeros((weights.shape[1], len(members)), weights.dtype)
     for g, found in enumerate(members):
         if not len(found): raise ValueError(f"group {g} is empty; give it at least one class")
+        if found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= len(share): raise ValueError(f"group {g} must hold class positions in 0..{len(share) - 1}; select_members gives them")
         share[found, g] = 1 / len(found)
     with np.errstate(invalid="ignore"): kernel, shift = weights @ share, bias @ share
     # NaN and infinity survive the product, so the small result tells
@@ -331,28 +374,41 @@ def coarse_weights(
 
 # %% ../nbs/12_coarse_extraction.ipynb #52f64fae
 def _reduction(rule, temperature):
-    "What a rule does to the gathered logits: the reduction, its temperature, and whether the size is taken out."
-    if rule == "sum": return "lse", 1.0, False
-    if rule == "log_mean_exp": return "lse", 1.0, True
-    if rule == "tempered" and temperature == 0: return "max", 1.0, False
-    if rule == "tempered" and temperature < math.inf: return "lse", float(temperature), True
-    return ("argmax" if rule == "argmax" else "mean"), 1.0, False
+    "What a rule does to the gathered logits, its temperature, and whether the size is taken out."
+    if rule in ("mean", "argmax"): return rule, 1.0, False
+    if rule in ("sum", "log_mean_exp"): return "log_sum_exp", 1.0, rule == "log_mean_exp"
+    if temperature == math.inf: return "mean", 1.0, False
+    # float32 cannot divide by less, and loses the differences between members by dividing by more
+    if temperature > 1000: raise ValueError(f"a temperature of {temperature:g} is too high for a model in float32; pass math.inf, which gives the mean")
+    return ("max" if temperature < 1e-6 else "log_sum_exp"), float(temperature), True
 
 def _padded(members):
-    "Positions (G, K) and what to add to the gathered logits (G, K): 0, or -inf at the padding."
+    "Positions (G, K), and what to add to the gathered logits (G, K): 0, or -inf at the padding."
     width = max(map(len, members))
     index, pad = np.zeros((len(members), width), np.int64), np.full((len(members), width), -np.inf, np.float32)
     for g, found in enumerate(members): index[g, : len(found)], pad[g, : len(found)] = found, 0
     return index, pad
 
-def _shares(members, classes, average):
-    matrix = np.zeros((classes, len(members)), np.float32)
-    for g, found in enumerate(members): matrix[found, g] = 1 / len(found) if average else 1
-    return matrix
-
 @functools.cache
-def _torch_scores():
+def _torch_classes():
     torch = _import_torch()
+
+    def flat(outputs, width):
+        "Outputs as (N, width) logits; what is something else is refused."
+        if not isinstance(outputs, torch.Tensor): raise ValueError(f"the network gives a {type(outputs).__name__}, not a tensor of logits; wrap it in a module that returns them")
+        outputs = outputs.flatten(1)
+        if outputs.shape[1] != width: raise ValueError(f"the network gives {outputs.shape[1]} numbers a picture and not {width}: its head is another layer, or its maps are not pooled; name the head with layer=")
+        # numbers cannot be looked at while a program is exported
+        if not torch.compiler.is_compiling() and (outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-4).all() and len(outputs):
+            raise ValueError("the network gives probabilities, not logits: take the softmax out of its forward")
+        return outputs
+
+    class TorchLogits(torch.nn.Module):
+        "The outputs of a network as (N, width) logits."
+        def __init__(self, width):
+            super().__init__()
+            self.width = width
+        def forward(self, outputs): return flat(outputs, self.width)
 
     class TorchGroupScores(torch.nn.Module):
         "Coarse logits (N, G) from fine logits (N, L)."
@@ -364,11 +420,11 @@ def _torch_scores():
             # buffers move with the module and are exported, but are no parameters
             self.register_buffer("index", torch.from_numpy(index).reshape(-1), persistent=False)
             self.register_buffer("pad", torch.from_numpy(pad), persistent=False)
-            self.register_buffer("log_size", torch.tensor([math.log(len(m)) if take_size else 0. for m in self.members]), persistent=False)
+            self.register_buffer("log_size", torch.tensor([math.log(len(m)) if take_size else 0.0 for m in self.members]), persistent=False)
             self.register_buffer("shares", torch.from_numpy(_shares(self.members, classes, self.kind == "mean")), persistent=False)
 
-        def forward(self, logits):
-            logits = logits.flatten(1)
+        def forward(self, outputs):
+            logits = flat(outputs, self.classes)
             if self.kind == "mean": return logits @ self.shares
             if self.kind == "argmax": return self.shares[logits.argmax(1)]
             gathered = logits[:, self.index].unflatten(1, self.pad.shape) + self.pad
@@ -377,7 +433,7 @@ def _torch_scores():
 
         def extra_repr(self): return f"{len(self.members)} groups of {self.classes} classes, rule={self.rule!r}" + ("" if self.temperature is None else f", temperature={self.temperature}")
 
-    return _placed(TorchGroupScores)
+    return _placed(TorchLogits), _placed(TorchGroupScores)
 
 @functools.cache
 def _keras_scores():
@@ -397,7 +453,10 @@ def _keras_scores():
 
         def call(self, logits):
             if self.kind == "mean": return ops.matmul(logits, self.shares)
-            if self.kind == "argmax": return ops.take(ops.convert_to_tensor(self.shares), ops.argmax(logits, axis=-1), axis=0)
+            if self.kind == "argmax":
+                # the first of the largest, in operations that ONNX knows
+                largest = ops.cast(ops.equal(logits, ops.max(logits, axis=-1, keepdims=True)), logits.dtype)
+                return ops.matmul(largest * ops.cast(ops.equal(ops.cumsum(largest, axis=-1), 1), logits.dtype), self.shares)
             gathered = ops.reshape(ops.take(logits, self.index.reshape(-1), axis=-1), (-1, *self.index.shape)) + self.pad
             if self.kind == "max": return ops.max(gathered, axis=-1)
             return self.t * (ops.logsumexp(gathered / self.t, axis=-1) - self.log_size)
@@ -414,10 +473,12 @@ def _placed(cls):
     cls.__module__, cls.__qualname__ = "hierlearn.coarse_extraction", cls.__name__
     return cls
 
-def __getattr__(name):
-    if name == "TorchGroupScores": return _torch_scores()
+def _lazy_class(name):
+    if name in ("TorchLogits", "TorchGroupScores"): return _torch_classes()[name == "TorchGroupScores"]
     if name == "KerasGroupScores": return _keras_scores()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+__getattr__ = _lazy_class
 
 # %% ../nbs/12_coarse_extraction.ipynb #dc41e29e
 @dataclass(eq=False)
@@ -452,12 +513,12 @@ class CoarseInfo:
         return cls(members, names, temperature=None if temperature is None else float(temperature), **found)
 
 def extract_coarse_classifier(
-    model,  # Keras model (functional or sequential, built) or nn.Module: a classifier of the fine classes
+    model,  # classifier of the fine classes: Keras model (functional or sequential, built) or nn.Module whose forward gives logits
     groups,  # list of words or synsets, or dict of name -> word, synset, class position or a list; the order of the outputs
     rule: str = "log_mean_exp",  # one of RULES; "mean" gives one smaller dense layer, "argmax" gives votes
-    other: str | None = None,  # "class" adds a last group "other" of all remaining classes
+    other: str | None = None,  # "class" adds a last group "other" of all classes that no group names
     taxonomy=None,  # Taxonomy, or list of class names in output order; None: the 1,000 ImageNet classes
-    temperature: float | None = None,  # of "tempered"
+    temperature: float | None = None,  # of "tempered": 0..1000, or math.inf
     members: str = "hyponyms",  # one of MEMBERS
     k: int = 3,  # classes in a group, for members "path" and "cosine"
     overlap: str = "error",  # one of OVERLAPS
@@ -467,8 +528,10 @@ def extract_coarse_classifier(
 ):  # model of the same framework: (N, ...) -> (N, G), with the attribute `coarse` (CoarseInfo)
     "A classifier of the named groups, made from the last layer of a fine one without training; ValueError says what does not fit."
     temperature = _check_rule(rule, temperature)
+    _reduction(rule, temperature)
     if output not in ("probabilities", "logits"): raise ValueError(f"output must be 'probabilities' or 'logits', got {output!r}; choose one")
     taxonomy = _taxonomy(taxonomy)
+    if isinstance(model, type): raise ValueError(f"{model.__name__} is a class, not a model; make one first: {model.__name__}(...)")
     head = find_head(model, layer, len(taxonomy))
     chosen = select_members(groups, taxonomy, members, k, head.weights, overlap, other)
     if len(chosen) < 2: raise ValueError(f"one group ({next(iter(chosen))}) is nothing to choose from; name a second one or pass other='class'")
@@ -484,7 +547,12 @@ def _extract_torch(model, head, info, share):
     nn, groups = torch.nn, list(info.members.values())
     # the structure is copied, the tensors are shared: only the head is replaced, and `model` stays as it is
     tensors = [*model.parameters(), *model.buffers()] if share else []
-    copied = copy_module(model, {id(t): t for t in tensors})
+    copied = copy.deepcopy(model, {id(t): t for t in tensors})
+    container = copied.get_submodule(head.name.rpartition(".")[0])
+    after = list(container.named_children()) if head.name and isinstance(container, nn.Sequential) else []
+    harmless = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten, nn.Softmax, nn.LogSoftmax, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AvgPool2d)
+    for name, found in after[[name for name, _ in after].index(head.name.rpartition(".")[2]) + 1 :] if after else []:
+        if not isinstance(found, harmless): raise ValueError(f"{type(found).__name__} {name!r} changes the logits after the head {head.name!r}; pass the model without it")
     names = [name for name, _ in copied.named_modules()]
     for name in names[names.index(head.name) + 1 :]:  # a softmax after the head would come before the groups
         if isinstance(copied.get_submodule(name), (nn.Softmax, nn.LogSoftmax)): _replace(copied, name, nn.Identity())
@@ -498,20 +566,12 @@ def _extract_torch(model, head, info, share):
         new = new.to(old.weight)
         if not head.name: parts = {"fine": new}
         else: _replace(copied, head.name, new)
-        parts["flatten"] = nn.Flatten(1)
-    else: parts["groups"] = _torch_scores()(groups, len(info.class_names), info.rule, info.temperature).to(head.layer.weight.device)
+        parts["logits"] = _torch_classes()[0](len(groups))
+    else: parts["groups"] = _torch_classes()[1](groups, len(info.class_names), info.rule, info.temperature).to(head.layer.weight.device)
     if info.output == "probabilities" and info.rule != "argmax": parts["probabilities"] = nn.Softmax(1)
     classifier = nn.Sequential()
     for name, part in parts.items(): classifier.add_module(name, part)
     return classifier.train(model.training)
-
-def copy_module(
-    module,  # nn.Module
-    shared: dict | None = None,  # id of a tensor -> the tensor that the copy uses as well
-):  # nn.Module
-    "A copy of a module's structure; tensors in `shared` are used, not copied."
-    import copy
-    return copy.deepcopy(module, dict(shared or {}))
 
 def _replace(module, name, new):
     parent, _, last = name.rpartition(".")
@@ -539,6 +599,7 @@ def _extract_keras(model, head, info, share):
     x = new(head.layer.input)
     new.set_weights([kernel.reshape(new.kernel.shape), bias])
     if any(isinstance(found, layers.GlobalAveragePooling2D) for found in after): x = layers.GlobalAveragePooling2D(name="coarse_pool")(x)
+    if any(side != 1 for side in x.shape[1:-1]): raise ValueError(f"the head {head.name!r} gives a map of the shape {tuple(x.shape[1:])} for a picture, not one row of logits; add global average pooling behind it, or name another head with layer=")
     if len(x.shape) > 2: x = layers.Flatten(name="coarse_flatten")(x)
     if not mean: x = _keras_scores()(groups, len(info.class_names), info.rule, info.temperature, dtype="float32", name="groups")(x)
     if info.output == "probabilities" and info.rule != "argmax": x = layers.Softmax(name="probabilities", dtype="float32")(x)
@@ -555,12 +616,16 @@ def save_classifier(
     keras_model = _framework(classifier) == "keras"
     allowed = (".keras", ".onnx") if keras_model else (".pt2", ".onnx")
     if path.suffix not in allowed: raise ValueError(f"{path.name} must end with {' or '.join(allowed)} for this model; choose one")
-    if not keras_model and (example is None or len(example) < 2): raise ValueError("an nn.Module is exported by following a batch through it; pass example= with at least two samples")
+    if getattr(classifier, "read_from", None): raise ValueError(f"this classifier was read from {classifier.read_from}; copy that file, or save what extract_coarse_classifier made")
+    if not keras_model: example = _example(classifier, example)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         write = {".keras": _write_keras, ".pt2": _write_program, ".onnx": _write_onnx}[path.suffix]
-        write(classifier, partial, example, info)
+        try: write(classifier, partial, example, info)
+        except ImportError: raise
+        except OSError: raise
+        except Exception as error: raise ValueError(f"{path.name} cannot be written: the export of this model failed ({type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error).strip() else ''}); try another format") from error
         os.replace(partial, path)
     finally: partial.unlink(missing_ok=True)
     return path
@@ -572,6 +637,16 @@ def coarse_info(
     info = getattr(classifier, "coarse", None)
     if not isinstance(info, CoarseInfo): raise ValueError(f"{type(classifier).__name__} is no coarse classifier; make one with extract_coarse_classifier")
     return info
+
+def _example(classifier, example):
+    "The example as a float32 batch that the model takes; ValueError else."
+    example = None if example is None else np.asarray(example)
+    if example is None or example.ndim < 2 or len(example) < 2 or example.dtype.kind not in "fiu":
+        raise ValueError("an nn.Module is exported by following a batch of numbers through it; pass example= of shape (2 or more, ...), as the model takes it")
+    example = example.astype(np.float32)
+    try: predict(classifier, example)
+    except Exception as error: raise ValueError(f"the model does not take an example of shape {example.shape} ({str(error).strip().splitlines()[0][:120]}); pass a batch as the model wants it") from error
+    return example
 
 def _write_keras(model, path, example, info):
     model.save(path)
@@ -602,6 +677,7 @@ def _write_onnx(model, path, example, info):
     program = onnx.load(path)
     onnx.helper.set_model_props(program, {"coarse": info.to_json()})
     onnx.save(program, path)
+    _read_onnx(path)  # a program with an operation that no runtime knows is found out here, not by the reader
 
 def load_classifier(
     path: str | os.PathLike,  # file of `save_classifier`
@@ -609,16 +685,19 @@ def load_classifier(
     "Read a coarse classifier; `predict` runs any of the three."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"no file {path}; write it with save_classifier")
-    try: classifier, text = {".keras": _read_keras, ".pt2": _read_program, ".onnx": _read_onnx}[path.suffix](path)
-    except KeyError: raise ValueError(f"{path.name} is not a file of save_classifier: it must end with .keras, .pt2 or .onnx, and hold the names of the groups") from None
+    read = {".keras": _read_keras, ".pt2": _read_program, ".onnx": _read_onnx}.get(path.suffix)
+    if read is None: raise ValueError(f"{path.name} is not a file of save_classifier, which ends with .keras, .pt2 or .onnx; pass one")
+    try: classifier, text = read(path)
     except ImportError: raise
     except Exception as error: raise ValueError(f"{path.name} is not a whole classifier ({type(error).__name__}); write it again") from error
-    classifier.coarse = CoarseInfo.from_json(text)
+    try: classifier.coarse = CoarseInfo.from_json(text)
+    except (ValueError, TypeError, KeyError): raise ValueError(f"{path.name} holds a model, but not the names of its groups; write it with save_classifier") from None
+    if path.suffix != ".keras": classifier.read_from = path.name
     return classifier
 
 def _read_keras(path):
-    _keras_scores()  # registers the layer
-    with zipfile.ZipFile(path) as file: text = file.read("coarse.json").decode()
+    _keras_scores(), fused_batch_norm_class()  # registers the layers
+    with zipfile.ZipFile(path) as file: text = file.read("coarse.json").decode() if "coarse.json" in file.namelist() else ""
     return import_extra("keras", "keras").saving.load_model(path, compile=False, safe_mode=True), text
 
 def _read_program(path):
@@ -635,7 +714,7 @@ class _OnnxClassifier:
 
 def _read_onnx(path):
     classifier = _OnnxClassifier(path)
-    return classifier, classifier.session.get_modelmeta().custom_metadata_map["coarse"]
+    return classifier, classifier.session.get_modelmeta().custom_metadata_map.get("coarse", "")
 
 # %% ../nbs/12_coarse_extraction.ipynb #d29545d9
 TEMPERATURES = tuple(2.0 ** (e / 2) for e in range(-4, 11)) + (math.inf,)
@@ -655,6 +734,12 @@ def _problem_groups(taxonomy, avoid, min_size):
         if len(inside) >= min_size and not banned & set(inside): found.setdefault(inside, node)
     return [np.array(inside) for inside in found]
 
+def _avoided(avoid, taxonomy):
+    "Class positions of words, positions, arrays of positions, or a dict of such."
+    if isinstance(avoid, Mapping): avoid = list(avoid.values())
+    if isinstance(avoid, str) or _is_position(avoid): avoid = [avoid]
+    return [int(i) for what in avoid for i in (_positions(what, taxonomy) if isinstance(what, str) or _is_position(what) else np.concatenate([_positions(w, taxonomy) for w in what]) if len(what) else ())]
+
 def _log_mean_exp(values, temperature, count):
     "T log((1 / count) sum exp(values / T)) over the last axis; -inf counts as absent."
     top = values.max(-1, keepdims=True)
@@ -666,15 +751,20 @@ def choose_temperature(
     logits: np.ndarray,  # (N, L) of pictures of the fine classes, such as the 1,000 ImageNet samples
     labels: np.ndarray,  # (N,) their fine classes
     taxonomy=None,  # None: the 1,000 ImageNet classes
-    avoid=(),  # positions of classes that no problem may touch: those of your own groups
+    avoid=(),  # classes that no problem may touch, those of your own groups: positions, words, or what select_members gives
     leave_out: bool = True,  # leave a picture's own class out of its group
-    min_size: int = 5,  # smallest group, in classes
+    min_size: int = 5,  # smallest group, in classes; at least 2
     temperatures=TEMPERATURES,  # to try
 ) -> TemperatureChoice:
     "The temperature with the best mean class-balanced accuracy over all pairs of disjoint hypernyms in the graph."
     taxonomy, logits, labels = _taxonomy(taxonomy), np.asarray(logits, np.float64), np.asarray(labels)
+    if not isinstance(min_size, Integral) or min_size < 2: raise ValueError(f"min_size must be an integer of at least 2, got {min_size!r}: of a group of one nothing is left when a picture's own class is taken out")
+    temperatures = tuple(temperatures) if np.ndim(temperatures) == 1 and len(temperatures) else ()
+    if not temperatures or not all(isinstance(t, Real) and t >= 0 for t in temperatures): raise ValueError("temperatures must be a list of numbers >= 0, such as TEMPERATURES; correct it")
+    if logits.ndim == 2 and np.isnan(logits).any(): raise ValueError("logits hold NaN; load the model again, its training may have diverged")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not ((labels >= 0) & (labels < len(taxonomy))).all(): raise ValueError(f"labels must be (N,) class positions in 0..{len(taxonomy) - 1}; correct them")
     if logits.shape != (len(labels), len(taxonomy)): raise ValueError(f"logits must have shape ({len(labels)}, {len(taxonomy)}), got {logits.shape}; pass one row a label and one column a class")
-    groups = [g for g in _problem_groups(taxonomy, avoid, min_size) if np.isin(labels, g).any()]
+    groups = [g for g in _problem_groups(taxonomy, _avoided(avoid, taxonomy), min_size) if np.isin(labels, g).any()]
     member = np.zeros((len(taxonomy), len(groups)))
     for g, inside in enumerate(groups): member[inside, g] = 1
     disjoint = member.T @ member == 0
@@ -715,7 +805,8 @@ class CoarseExtractionConfig:
     "Every setting of the lesson's measurements"
     network: str = "efficientnet_lite0"
     image_size: int = 224  # pixels
-    crop: float = 0.875  # side of the central square, of the shorter side
+    crops: tuple = (0.875, 1.0)  # sides of the central squares, of the shorter side
+    mirror: bool = True  # look at the mirror image of each square as well
     min_size: int = 5  # classes in the smallest group of a two-group problem
     start_classes: tuple = ("tabby.n.01", "golden_retriever.n.01")  # of members "path" and "cosine"
     k: int = 3  # members of these
@@ -725,6 +816,10 @@ class CoarseExtractionConfig:
     images: int = 0  # tiny: training images
 
 CONFIGS = {"tiny": CoarseExtractionConfig(network="six_layer_net", image_size=32, resamples=200, epochs=6, images=3000), "quick": CoarseExtractionConfig()}
+
+def _check_targets(targets, logits, groups):
+    if targets.shape != (len(logits),) or targets.dtype.kind not in "iu" or not len(targets) or targets.min() < 0 or targets.max() >= groups:
+        raise ValueError(f"targets must be {len(logits)} numbers of groups in 0..{groups - 1}; leave pictures of no group out")
 
 def measure_rules(
     logits: np.ndarray,  # (N, L) fine logits
@@ -736,6 +831,7 @@ def measure_rules(
 ) -> dict:  # rule -> {"accuracy": [value, low, high], "balanced": ..., "confusion": rows of counts, the last column "no group"}
     "Accuracy and class-balanced accuracy of each rule with bootstrap intervals, and its confusion matrix."
     targets, groups, found = np.asarray(targets), len(members), {}
+    _check_targets(targets, logits, groups)
     each = np.broadcast_to(np.asarray(temperature, float), targets.shape)
     for rule in RULES:
         scores = np.empty((len(targets), groups))
@@ -753,18 +849,51 @@ def measure_rules(
     return found
 
 # %% ../nbs/12_coarse_extraction.ipynb #62ef90cc
+def view_logits(
+    paths,  # of the pictures
+    network,  # as `load_efficientnet_lite0` gives it
+    config: CoarseExtractionConfig = CONFIGS["quick"],  # crops, mirror and size of the pictures
+) -> dict:  # (crop, mirrored) -> (N, 1000) float32
+    "Logits of every view of the pictures: each central square of `config.crops`, and its mirror image."
+    found = {}
+    for start in range(0, len(paths), 25):
+        for crop in config.crops:
+            batch = picture_batch(paths[start : start + 25], config.network, config.image_size, crop)
+            for mirrored in (False, True)[: 1 + config.mirror]:
+                found.setdefault((crop, mirrored), []).append(predict(network, np.ascontiguousarray(batch[..., ::-1]) if mirrored else batch))
+    return {view: np.concatenate(parts) for view, parts in found.items()}
+
+def compare_views(
+    views: dict,  # (crop, mirrored) -> (N, L) logits of pictures of the fine classes, of `view_logits`
+    labels: np.ndarray,  # (N,) their fine classes
+    taxonomy=None,  # None: the 1,000 ImageNet classes
+    avoid=(),  # positions of classes that no problem may touch
+    min_size: int = 5,  # smallest group of a problem, in classes
+) -> list[dict]:  # "name", "views", "fine_accuracy", "balanced_accuracy" of the two-group problems, "temperature"; the best comes first
+    "Which views to average, judged like a temperature: each crop alone, with its mirror image, and all of them."
+    crops = sorted({crop for crop, _ in views})
+    sets = {f"crop {crop:g}": [(crop, False)] for crop in crops} | {f"crop {crop:g} and mirror image": [v for v in views if v[0] == crop] for crop in crops} | {"all": list(views)}
+    rows = []
+    for name, chosen in sets.items():
+        if any(chosen == row["views"] for row in rows): continue
+        logits = np.mean([views[view] for view in chosen], axis=0)
+        best = choose_temperature(logits, labels, taxonomy, avoid, min_size=min_size)
+        rows.append({"name": name, "views": chosen, "fine_accuracy": round(float((logits.argmax(1) == labels).mean()), 4), "balanced_accuracy": round(max(best.accuracies), 4), "temperature": best.temperature})
+    return sorted(rows, key=lambda row: -row["balanced_accuracy"])
+
 def compute_logits(
-    config: CoarseExtractionConfig = CONFIGS["quick"],  # network, size and crop of the pictures
-) -> dict:  # "samples" (1000, 1000) float16, "pets" (400, 1000) float16, "pet_labels" (400,) uint8, "pet_files", "digest"
-    "Logits of the ImageNet samples and of the cats and dogs, computed from the pictures (a minute or two)."
-    import hashlib
+    config: CoarseExtractionConfig = CONFIGS["quick"],  # network, size and views of the pictures
+    compare: bool = False,  # average the views that `compare_views` puts first, and say so in "views"; else all of them
+) -> dict:  # "samples" (1000, 1000) float16, "pets" (400, 1000) float16, "pet_labels" (400,) uint8, "pet_files", "digest", "views" (JSON)
+    "Logits of the ImageNet samples and of the cats and dogs, computed from the pictures (some minutes), the mean over the views."
     samples, pets, network = load_imagenet_samples(), load_cats_dogs(), load_efficientnet_lite0()
-    digest, parts = hashlib.sha256(), []
+    digest = hashlib.sha256()
     for path in (*samples.paths, *pets.paths): digest.update(Path(path).read_bytes())
-    for files in (samples, pets):
-        batches = (files.paths[start : start + 25] for start in range(0, len(files), 25))
-        parts.append(np.concatenate([predict(network, picture_batch(b, config.network, config.image_size, config.crop)) for b in batches]).astype(np.float16))
-    return {"samples": parts[0], "pets": parts[1], "pet_labels": pets.labels.astype(np.uint8), "pet_files": np.array([f"{p.parent.name}/{p.name}" for p in pets.paths]), "digest": np.array(digest.hexdigest())}
+    seen = view_logits(samples.paths, network, config)
+    rows = compare_views(seen, np.arange(1000), avoid=np.concatenate([find_hyponyms("cat.n.01"), find_hyponyms("dog.n.01")]), min_size=config.min_size) if compare else [{"views": list(seen)}]
+    chosen, animals = rows[0]["views"], view_logits(pets.paths, network, config)
+    mean = lambda views: np.mean([views[view] for view in chosen], axis=0).astype(np.float16)
+    return {"samples": mean(seen), "pets": mean(animals), "pet_labels": pets.labels.astype(np.uint8), "pet_files": np.array([f"{p.parent.name}/{p.name}" for p in pets.paths]), "digest": np.array(digest.hexdigest()), "views": np.array(json.dumps(rows))}
 
 def stored_logits(
     folder: str | Path | None = None,  # where to look; None: `results`, else the copy that the package brings
@@ -807,7 +936,7 @@ def _measure(found, config):
     start = dict(zip(("Cat", "Dog"), config.start_classes))
     ways = {way: measure_rules(pets, species, select_members(start, members=way, k=config.k, weights=weights), choice.temperature, config.resamples, config.seed) for way in MEMBERS[1:]}
     afterwards = [float((decide(group_scores(pets, members, "tempered", t)) == species).mean()) for t in TEMPERATURES]
-    return {"headline": "cats_dogs_accuracy", "cats_dogs_accuracy": cats_dogs["tempered"]["accuracy"][0], "fine_accuracy": float((samples.argmax(1) == labels).mean()), "group_sets": sets, "unseen": unseen, "cross_fitted_temperatures": [c.temperature for c in halves],
+    return {"headline": "cats_dogs_accuracy", "cats_dogs_accuracy": cats_dogs["tempered"]["accuracy"][0], "fine_accuracy": float((samples.argmax(1) == labels).mean()), "views": json.loads(str(found["views"])), "group_sets": sets, "unseen": unseen, "cross_fitted_temperatures": [c.temperature for c in halves],
             "temperature": choice.temperature, "temperature_curve": list(choice.accuracies), "temperatures": [str(t) for t in TEMPERATURES], "problems": choice.problems, "temperature_variants": variants,
             "cats_dogs": cats_dogs, "cats_dogs_members": ways, "cats_dogs_afterwards": afterwards}
 
@@ -821,6 +950,7 @@ def measure_unseen(
     "Accuracy of the rules when each picture's own class is taken out of the network: pictures of kinds that it never learnt."
     logits, labels, targets = np.asarray(logits, np.float64), np.asarray(labels), np.asarray(targets)
     members = list(members.values() if isinstance(members, Mapping) else members)
+    _check_targets(targets, logits, len(members))
     each, right = np.broadcast_to(np.asarray(temperature, float), targets.shape), {rule: [] for rule in RULES}
     for row, own, group, t in zip(logits, labels, targets, each):
         rest = [m[m != own] if g == group else m for g, m in enumerate(map(np.asarray, members))]
@@ -843,7 +973,7 @@ def run_lesson(
     if profile_name == "tiny":
         metrics, digest = _measure_shapes(config)
         return write_record("coarse_extraction", profile_name, metrics, config, "shapes", digest, config.seed, time.perf_counter() - start, folder=results)
-    found = compute_logits(config)
+    found = compute_logits(config, compare=True)
     Path(results).mkdir(parents=True, exist_ok=True)
     np.savez_compressed(Path(results) / "coarse_extraction_logits.npz", **found)
     return write_record("coarse_extraction", profile_name, _measure(found, config), config, "imagenet_samples, petimages", str(found["digest"]), config.seed,
@@ -876,6 +1006,7 @@ def rules_table(
     value: str = "accuracy",  # or "balanced"
 ) -> str:  # a markdown table
     "Rules as columns, group sets as rows, the interval beneath each number; the best of a row is bold."
+    if value not in ("accuracy", "balanced"): raise ValueError(f"value must be 'accuracy' or 'balanced', got {value!r}; choose one")
     rows = ["| groups | " + " | ".join(RULES) + " |", "|---" * (len(RULES) + 1) + "|"]
     for name, rules in measured.items():
         best = max(rules[rule][value][0] for rule in RULES)
@@ -891,12 +1022,14 @@ def predict_image(
     prepare="efficientnet_lite0",  # one of PREPARATIONS, or a function of the picture that gives a batch of one
     top: int = 5,  # fine classes shown
 ):  # matplotlib Figure
-    "Draw a picture, its coarse probabilities and the fine classes behind them; ValueError for a picture that is none."
+    "Draw a picture, its coarse probabilities and the most probable fine classes in the colours of their groups (grey: of no group); ValueError for a file that is no picture."
     import matplotlib.pyplot as plt
     info, image = coarse_info(classifier), open_picture(picture)
+    if not _is_position(top) or top < 1: raise ValueError(f"top must be an integer of at least 1, got {top!r}; it is the number of fine classes shown")
     if isinstance(prepare, str): batch = picture_batch(image, prepare)
     else: batch = prepare(picture)
-    outputs = predict(classifier, batch)[0]
+    try: outputs = predict(classifier, batch)[0]
+    except Exception as error: raise ValueError(f"the classifier does not take what prepare={prepare if isinstance(prepare, str) else 'the function'!r} makes of a picture, {getattr(np.asarray(batch), 'shape', '?')} ({str(error).strip().splitlines()[0][:100]}); pass the prepare= of your network") from error
     if info.output == "logits" and info.rule != "argmax": outputs = softmax(outputs[None])[0]
     fig, axes = plt.subplots(1, 3 if info.fine is not None else 2, figsize=(9 if info.fine is not None else 5.5, 2.4), dpi=80, gridspec_kw={"width_ratios": [1, 1, 1.3][: 3 if info.fine is not None else 2]})
     axes[0].imshow(image.resize((max(1, 160 * image.width // max(image.size)), max(1, 160 * image.height // max(image.size)))))
@@ -940,20 +1073,26 @@ def _check_marginal(marginal):
 
 @exercises.check_for("prior")
 def _check_prior(answer):
-    expect_close(answer, math.log(59 / 6), "sum and log-mean-exp differ by the logarithm of the group's size, so compare the logarithms of 59 and 6", rtol=1e-3)
+    expect(np.ndim(answer) == 0 and not isinstance(answer, str), "the answer is one number, the difference of two coarse logits")
+    expect(answer > 0, "the larger group is favoured: subtract the other way round")
+    expect(abs(answer - 59 / 6) > 0.1, "that is how many times as likely the start is; coarse logits are on another scale")
+    expect_close(answer, math.log(59 / 6), "write both coarse logits of one group beneath each other (the table of the lesson): they differ by a term that depends on the group alone", rtol=0.01)
     return "right: a picture must be almost ten times as likely to be a boat before the sum says so"
 
 @exercises.check_for("padding")
 def _check_padding(answer):
     right = {"mean": "down", "sum": "same", "log_mean_exp": "down"}
     expect(isinstance(answer, dict) and set(answer) == set(right), "answer for each of 'mean', 'sum' and 'log_mean_exp'")
+    for rule in right: expect(answer[rule] in ("up", "down", "same"), f"for {rule} write 'up', 'down' or 'same', not {answer[rule]!r}")
     for rule, wanted in right.items(): expect(answer[rule] == wanted, f"look again at {rule}: what does a member with probability 0 add to it, and what does it do to the division?")
 
 @exercises.check_for("merge-head")
 def _check_merge(merge_head):
     rng = np.random.default_rng(3)
     weights, bias = rng.normal(size=(5, 9)), rng.normal(size=9)
-    kernel, shift = merge_head(weights, bias, _GROUPS)
+    result = merge_head(weights, bias, _GROUPS)
+    expect(isinstance(result, tuple) and len(result) == 2, "return two arrays: the kernel and the bias")
+    kernel, shift = result
     wanted = coarse_weights(weights, bias, _GROUPS)
     expect(np.shape(kernel) == (5, 3), "the kernel should have a row for each feature and a column for each group")
     expect_close(kernel, wanted[0], "average the columns of a group, not its rows, and divide by the size of the group")
@@ -961,7 +1100,12 @@ def _check_merge(merge_head):
 
 @exercises.check_for("prior-shift")
 def _check_prior_shift(with_prior):
-    prior = np.array([0.5, 0.2, 0.3])
-    got, mean = with_prior(_LOGITS, _GROUPS, prior), group_scores(_LOGITS, _GROUPS, "log_mean_exp")
-    expect_close(got, softmax(mean + np.log(prior)), "start from log-mean-exp, which has no prior, add the logarithm of yours, and normalise the rows")
-    return "right: sum is the case prior = size / all classes, log-mean-exp the case of equal priors"
+    mean = group_scores(_LOGITS, _GROUPS, "log_mean_exp")
+    for prior in (np.array([0.5, 0.2, 0.3]), np.array([0.1, 0.1, 0.8])):
+        got = with_prior(_LOGITS, _GROUPS, prior)
+        expect(np.shape(got) == mean.shape and np.allclose(np.sum(got, 1), 1), "the result should have a row for each picture and a column for each group, and rows that sum to 1")
+        expect(not np.allclose(got, softmax(group_scores(_LOGITS, _GROUPS, "sum") + np.log(prior))), "now two priors are at work, yours and that of the sizes: begin with a rule that has none")
+        expect_close(got, softmax(mean + np.log(prior)), "begin with the rule that has no prior of its own; Bayes' rule says where yours comes in", rtol=1e-4)
+    with np.errstate(all="ignore"): large = with_prior(_LOGITS + 900, _GROUPS, prior)
+    expect_close(large, softmax(mean + np.log(prior)), "large logits overflow: subtract the largest one of each row first", rtol=1e-4)
+    return "right: with groups that hold all classes, sum is the case prior = size / all classes; log-mean-exp is the case of equal priors"

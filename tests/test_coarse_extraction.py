@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from hierlearn import coarse_extraction as module
 from hierlearn.coarse_extraction import (CONFIGS, GROUP_SETS, MEMBERS, OVERLAPS, RULES, TEMPERATURES, CoarseExtractionConfig, CoarseInfo, Head, Sense,
-                                         TemperatureChoice, check, choose_temperature, coarse_info, coarse_weights, compute_logits, copy_module, decide, exercises,
+                                         TemperatureChoice, check, choose_temperature, coarse_info, compare_views, coarse_weights, compute_logits, decide, exercises,
                                          extract_coarse_classifier, find_head, find_hyponyms, find_synsets, group_scores, groups_of_folder, load_classifier,
                                          measure_rules, measure_unseen, nearest_by_path, nearest_by_weights, predict_image, resolve_synset, rules_table, run_lesson,
-                                         save_classifier, select_members, stored_logits)
+                                         save_classifier, select_members, stored_logits, view_logits)
 from hierlearn.metrics import softmax
 from hierlearn.models import build_six_layer_net, load_mobilenet_v2, predict
 from hierlearn.taxonomy import Taxonomy
@@ -205,8 +205,6 @@ def test_torch_endings_and_names():
     alone = extract_coarse_classifier(torch.nn.Linear(6, 20).eval(), COARSE, "mean", taxonomy=SHAPES)
     assert predict(alone, np.ones((2, 6), np.float32)).shape == (2, 5)
     assert extract_coarse_classifier(plain.train(), COARSE, taxonomy=SHAPES).training
-    twin = copy_module(plain)
-    assert twin is not plain and not {id(p) for p in twin.parameters()} & {id(p) for p in plain.parameters()}
     assert "5 groups of 20 classes" in repr(extract_coarse_classifier(plain, COARSE, taxonomy=SHAPES))
 
 
@@ -318,7 +316,7 @@ def test_onnx_from_torch(rule, temperature, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
 
 
-@pytest.mark.parametrize("rule", ["mean", "log_mean_exp"])
+@pytest.mark.parametrize("rule", ["mean", "log_mean_exp", "argmax"])
 def test_onnx_from_keras(keras_net, rule, tmp_path):
     for package in ("onnx", "tf2onnx", "onnxruntime"): pytest.importorskip(package)
     if pytest.importorskip("keras").backend.backend() != "tensorflow": pytest.skip("needs the TensorFlow backend, not a GPU")
@@ -338,7 +336,7 @@ def test_files_refuse(tmp_path, keras_net):
         (tmp_path / name).write_bytes(b"PK\x03\x04")
         with pytest.raises(ValueError, match="not a whole classifier"): load_classifier(tmp_path / name)
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(ValueError, match="must end with .keras"): load_classifier(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="which ends with .keras"): load_classifier(tmp_path / "a.txt")
     assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
 
 
@@ -346,6 +344,100 @@ def test_a_failed_export_leaves_nothing(tmp_path):
     classifier = extract_coarse_classifier(torch_net(), COARSE, taxonomy=SHAPES)
     with pytest.raises(Exception): save_classifier(classifier, tmp_path / "a.pt2", TORCH_BATCH[:, :1])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_others(tmp_path, keras_net):
+    "A model without names of groups says so, and a program that was read is not written again."
+    torch = pytest.importorskip("torch")
+    keras_net.save(tmp_path / "plain.keras")
+    program = torch.export.export(torch_net(), (torch.from_numpy(TORCH_BATCH),))
+    torch.export.save(program, tmp_path / "plain.pt2")
+    for name, text in (("empty", "{}"), ("foreign", '{"members": {}, "more": 1}')): torch.export.save(program, tmp_path / f"{name}.pt2", extra_files={"coarse.json": text})
+    for name in ("plain.keras", "plain.pt2", "empty.pt2", "foreign.pt2"):
+        with pytest.raises(ValueError, match="not the names of its groups"): load_classifier(tmp_path / name)
+    classifier = extract_coarse_classifier(torch_net(), COARSE, taxonomy=SHAPES)
+    read = load_classifier(save_classifier(classifier, tmp_path / "a.pt2", TORCH_BATCH.astype(np.float64)))  # float64 is cast
+    assert np.allclose(predict(read, TORCH_BATCH), predict(classifier, TORCH_BATCH), atol=1e-5)
+    with pytest.raises(ValueError, match="was read from a.pt2; copy that file"): save_classifier(read, tmp_path / "b.pt2", TORCH_BATCH)
+    for bad in (5, "a picture", [["a"], ["b"]], TORCH_BATCH[:1]):
+        with pytest.raises(ValueError, match="batch of numbers"): save_classifier(classifier, tmp_path / "b.pt2", bad)
+    with pytest.raises(ValueError, match=r"does not take an example of shape \(4, 1, 12, 12\)"): save_classifier(classifier, tmp_path / "b.pt2", TORCH_BATCH[:, :1])
+    assert not (tmp_path / "b.pt2").exists()
+
+
+def test_torch_networks_that_are_no_plain_classifiers():
+    "What would give wrong probabilities in silence is refused, at the latest when the first batch goes through."
+    torch = pytest.importorskip("torch")
+    nn, x, names = torch.nn, torch.eye(6), list("abcdef")
+    class Softmaxed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+        def forward(self, x): return torch.softmax(self.fc(x), 1)
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.aux = nn.Linear(6, 6), nn.Linear(6, 6)
+        def forward(self, x): return self.main(x)
+    class Tuple(Softmaxed):
+        def forward(self, x): return self.fc(x), x
+    groups = {"A": ["a", "b"], "B": "c"}
+    for net, rule, sentence in ((Softmaxed(), "sum", "take the softmax out"), (Softmaxed(), "mean", "take the softmax out"), (TwoHeads(), "mean", "gives 6 numbers a picture and not 2"),
+                                (Tuple(), "sum", "gives a tuple"), (nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)), "sum", None), (nn.Conv2d(3, 6, 1), "sum", "maps are not pooled")):
+        if sentence is None:
+            with pytest.raises(ValueError, match="ReLU '1' changes the logits"): extract_coarse_classifier(net, groups, rule, taxonomy=names)
+            continue
+        classifier = extract_coarse_classifier(net.eval(), groups, rule, taxonomy=names)
+        with pytest.raises(ValueError, match=sentence): classifier(torch.zeros(2, 3, 4, 4) if isinstance(net, nn.Conv2d) else x)
+    assert torch.allclose(extract_coarse_classifier(TwoHeads().eval(), groups, "mean", taxonomy=names, layer="main")(x).sum(1), torch.ones(6))
+    for ending in (nn.Sigmoid(), nn.ReLU(), nn.BatchNorm1d(6)):
+        with pytest.raises(ValueError, match="changes the logits after the head"): extract_coarse_classifier(nn.Sequential(nn.Linear(6, 6), ending), groups, taxonomy=names)
+    with pytest.raises(ValueError, match="is a class, not a model"): extract_coarse_classifier(Softmaxed, groups, taxonomy=names)
+    with pytest.raises(ValueError, match="name one of '5'"): find_head(torch_net(), layer="0")
+
+
+def test_keras_maps_are_refused():
+    keras = pytest.importorskip("keras")
+    inputs = keras.Input((5, 5, 3))
+    net = keras.Model(inputs, keras.layers.Conv2D(20, 1, name="maps")(inputs))
+    with pytest.raises(ValueError, match="gives a map of the shape"): extract_coarse_classifier(net, COARSE, taxonomy=SHAPES)
+    outer = keras.Sequential([keras.Input((5, 5, 3)), keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(20)])])
+    with pytest.raises(ValueError, match="inner model: pass that one"): extract_coarse_classifier(outer, COARSE, taxonomy=SHAPES)
+
+
+def test_temperatures_of_models():
+    net, fine = torch_net(), None
+    fine = predict(net, TORCH_BATCH)
+    for t in (1e-60, 1e-3, 1000): assert np.allclose(predict(extract_coarse_classifier(net, COARSE, "tempered", taxonomy=SHAPES, temperature=t, output="logits"), TORCH_BATCH), group_scores(fine, GROUPS, "tempered", t), atol=1e-3)
+    with pytest.raises(ValueError, match="too high for a model in float32; pass math.inf"): extract_coarse_classifier(net, COARSE, "tempered", taxonomy=SHAPES, temperature=1e6)
+    with pytest.raises(ValueError, match="needs a temperature"): extract_coarse_classifier(net, COARSE, "tempered", taxonomy=SHAPES, temperature="2")
+
+
+@pytest.mark.parametrize("groups, how, sentence", [
+    ({"cat", "dog"}, {}, "no order"), ({1: "tabby", "1": "beagle"}, {}, "name must be a string"), ([("cat", "dog"), "boat"], {}, "pass a dict"), ([b"cat", "dog"], {}, "pass a dict"), ({"a": b"cat"}, {}, "must be a word"),
+    ({"a": -1, "b": 2}, {"members": "path"}, "0..999"), ({"a": 5000}, {"members": "path"}, "0..999"), ({"a": True}, {}, "must be a word"), ({None: "cat"}, {}, "name must be a string"), ({"": "cat"}, {}, "name must be a string"),
+    ({"a": None}, {}, "must be a word"), ({"a": 1.0}, {}, "must be a word"), (None, {}, "list of words or a dict"), (5, {}, "list of words or a dict"), (["cat"], {"taxonomy": "imagenet"}, "taxonomy must be"), (["cat"], {"taxonomy": {"cat"}}, "taxonomy must be"),
+    (["cat"], {"taxonomy": 5}, "taxonomy must be"), (["cat", "automobile"], {"taxonomy": ["airplane", "cat", "ship"]}, "the classes are airplane, cat, ship"), ({"a": 3}, {"members": "cosine", "weights": np.full((4, 1000), np.nan)}, "NaN")])
+def test_groups_that_would_be_misread(groups, how, sentence):
+    with pytest.raises(ValueError, match=sentence) as found: select_members(groups, **how)
+    assert "\n" not in str(found.value)
+
+
+def test_small_print():
+    assert select_members([find_synsets("dog")[0], "cat"])["dog.n.01"].size == 118 and select_members(["all classes"], ["all classes", "b"])["all classes"].tolist() == [0]
+    dropped = select_members(["car", "truck"], overlap="drop", other="class")
+    assert len(np.intersect1d(dropped["other"], find_hyponyms("car"))) == 0  # a minivan, both car and truck, is nothing else
+    with pytest.warns(UserWarning, match="taken as crane") as said: select_members(["crane", "dog"])
+    assert said[0].filename == __file__
+    assert coarse_weights(np.array([[1, 2, 3]]), np.array([1, 2, 3]), [[0, 1], [2]])[0].tolist() == [[1.5, 3]]
+    for bad in ([[0], [-1]], [[0], [3]], [[0], [0.5]]):
+        with pytest.raises(ValueError, match="class positions in 0..2"): coarse_weights(np.ones((2, 3)), np.ones(3), bad)
+    with pytest.raises(ValueError, match="must have shape"): coarse_weights(np.ones((3, 2)), np.ones(3), [[0]])
+    for bad in ([[0], [-1]], [[0], [9]], [[0], []]):
+        with pytest.raises(ValueError): group_scores(np.zeros((1, 4)), bad, "argmax")
+    with pytest.raises(ValueError, match="NaN"): group_scores(np.full((1, 4), np.nan), [[0], [1]], "argmax")
+    with pytest.raises(ValueError, match="no NaN"): decide(np.full((1, 2), np.nan))
+    with pytest.raises(ValueError, match="start must be"): nearest_by_weights(np.eye(3), -1)
 
 
 # ---- measurements ----
@@ -386,6 +478,48 @@ def test_temperature_options():
     with pytest.raises(ValueError, match="must have shape"): choose_temperature(logits.T, labels, TOY)
     with pytest.raises(ValueError, match="no two disjoint groups"): choose_temperature(logits, labels, TOY, min_size=6)
     assert TEMPERATURES[-1] == math.inf and 1.0 in TEMPERATURES
+
+
+@pytest.mark.parametrize("how, sentence", [
+    (dict(min_size=1), "at least 2"), (dict(min_size="5"), "at least 2"), (dict(temperatures=()), "list of numbers"), (dict(temperatures=2.0), "list of numbers"), (dict(temperatures=(-1,)), "list of numbers"),
+    (dict(avoid=[5000]), "0..29"), (dict(avoid=[-1]), "0..29"), (dict(avoid="unicorn"), "no class is below")])
+def test_temperature_refuses(how, sentence):
+    logits, labels = toy(1.0)
+    with pytest.raises(ValueError, match=sentence): choose_temperature(logits, labels, TOY, **how)
+
+
+def test_temperature_input():
+    logits, labels = toy(1.0)
+    assert choose_temperature(logits, labels, TOY, avoid="g0").problems == choose_temperature(logits, labels, TOY, avoid={"a": [0, 1], "b": np.array([2])}).problems == choose_temperature(logits, labels, TOY, avoid=["g0", 1]).problems == 10
+    with pytest.raises(ValueError, match="NaN"): choose_temperature(logits * np.nan, labels, TOY)
+    with pytest.raises(ValueError, match="labels must be"): choose_temperature(logits, labels - 1, TOY)
+    for bad in (labels, labels // 5 - 1, labels[:-1] // 5, labels / 5):
+        with pytest.raises(ValueError, match="targets must be"): measure_rules(logits, bad, [np.arange(5), np.arange(5, 10)])
+        with pytest.raises(ValueError, match="targets must be"): measure_unseen(logits, labels, bad, [np.arange(5), np.arange(5, 10)])
+    with pytest.raises(ValueError, match="'accuracy' or 'balanced'"): rules_table({}, "acc")
+
+
+def test_views_are_compared_like_temperatures():
+    good, labels = toy(1.0)
+    bad = toy(9.0, seed=1)[0]
+    rows = compare_views({(0.8, False): bad, (0.8, True): good, (1.0, False): good, (1.0, True): good}, labels, TOY)
+    assert {row["name"]: len(row["views"]) for row in rows} == {"crop 0.8": 1, "crop 0.8 and mirror image": 2, "crop 1": 1, "crop 1 and mirror image": 2, "all": 4}
+    assert [row["balanced_accuracy"] for row in rows] == sorted((row["balanced_accuracy"] for row in rows), reverse=True) and rows[-1]["name"] == "crop 0.8"
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["crop 1"]["balanced_accuracy"] == round(max(choose_temperature(good, labels, TOY).accuracies), 4) and by_name["crop 1"]["fine_accuracy"] == round((good.argmax(1) == labels).mean(), 4)
+
+
+def test_views_of_pictures():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 14 * 14, 5)).eval()
+    pictures = list(np.random.default_rng(0).integers(0, 256, (27, 20, 20, 3), dtype=np.uint8))
+    config = CoarseExtractionConfig(image_size=16, crops=(0.8, 1.0))
+    views = view_logits(pictures, net, config)
+    assert set(views) == {(0.8, False), (0.8, True), (1.0, False), (1.0, True)} and all(v.shape == (27, 5) for v in views.values())
+    turned = view_logits([p[:, ::-1].copy() for p in pictures], net, config)
+    assert np.allclose(turned[1.0, False], views[1.0, True], atol=0.05) and not np.allclose(views[1.0, False], views[1.0, True], atol=0.05)
+    assert set(view_logits(pictures[:2], net, CoarseExtractionConfig(image_size=16, crops=(1.0,), mirror=False))) == {(1.0, False)}
 
 
 def test_measurements():
@@ -463,6 +597,9 @@ def test_predict_image(tmp_path):
     with pytest.raises(ValueError, match="cannot be read as a picture"): predict_image(tmp_path / "b.png", classifier, prepare)
     with pytest.raises(FileNotFoundError, match="no picture"): predict_image(tmp_path / "c.png", classifier, prepare)
     with pytest.raises(ValueError, match="no coarse classifier"): predict_image(picture, net, prepare)
+    for top in (0, -1, "5"):
+        with pytest.raises(ValueError, match="top must be"): predict_image(picture, classifier, prepare, top=top)
+    with pytest.raises(ValueError, match="pass the prepare= of your network"): predict_image(picture, classifier, "mobilenet_v2")
 
 
 # ---- the module ----

@@ -124,6 +124,8 @@ def finish(site):
         text = re.sub(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/", f"{depth}site_libs/katex/", text)
         text = re.sub(r" integrity=\"[^\"]*\"| crossorigin=\"[^\"]*\"", "", text)
         text = text.replace("pathlib._local.", "pathlib.").replace("pathlib.Path", "Path")
+        # nbdev links names in the comments of a signature, where a link is no link but text
+        text = re.sub(r"\[(`[^`\]]+`)\]\([^()\s]*\.html[^()\s]*\)", r"\1", text)
         # wide tables scroll in their own box, not the page
         text = re.sub(r"(<table\b.*?</table>)", r'<div class="table-scroll">\1</div>', text, flags=re.S)
         page.write_text(text, encoding="utf-8")
