@@ -34,12 +34,13 @@ def fused_batch_norm_class():  # a subclass of `keras.layers.BatchNormalization`
     ops = keras.ops
 
     @keras.saving.register_keras_serializable(package="hierlearn")
-    class FusedBatchNormalization(keras.layers.BatchNormalization):
+    class BatchNormalization(keras.layers.BatchNormalization):  # the name of Keras' own: weight files of the one fit the other
         "Batch norm over the last of four axes, (N, H, W, C) -> (N, H, W, C), in one operation of the backend."
         def call(self, inputs, training=None, mask=None):
             backend, axis = keras.backend.backend(), self.axis if isinstance(self.axis, int) else None
-            if mask is not None or len(inputs.shape) != 4 or axis not in (-1, 3) or not (self.scale and self.center) or backend not in ("tensorflow", "torch"):
-                return super().call(inputs, training=training, mask=mask)
+            plain = mask is None and self.scale and self.center and not self.synchronized and not getattr(self, "renorm", False)
+            known = keras.backend.standardize_dtype(inputs.dtype) in ("float32", "bfloat16") and keras.backend.standardize_dtype(self.moving_mean.dtype) == "float32" == keras.backend.standardize_dtype(self.gamma.dtype if self.gamma is not None else "float32")
+            if not plain or not known or len(inputs.shape) != 4 or axis not in (-1, 3) or backend not in ("tensorflow", "torch"): return super().call(inputs, training=training, mask=mask)
             training = bool(training) and self.trainable
             # weights and statistics stay float32 when the activations are bfloat16
             gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
@@ -60,7 +61,7 @@ def fused_batch_norm_class():  # a subclass of `keras.layers.BatchNormalization`
                 self.moving_variance.assign(old_variance * self.momentum + variance * (1 - self.momentum))
             return outputs
 
-    return FusedBatchNormalization
+    return BatchNormalization
 
 def fused_batch_norm(
     momentum: float = 0.99,  # share of the old value in the running statistics
@@ -84,7 +85,11 @@ def build_six_layer_net(
     "Six 3x3 convolutions in pairs, each with batch norm and ReLU; about 0.29 M parameters; weight decay is left to the optimiser."
     keras = import_extra("keras", "keras")
     layers = keras.layers
+    for name, value in (("num_classes", num_classes), ("image_size", image_size), ("channels", channels)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)): raise ValueError(f"{name} must be an integer, got {value!r}; pass one number")
+    if channels < 1 or not 0 <= momentum < 1: raise ValueError(f"channels must be at least 1 and momentum in 0..1, below 1, got {channels} and {momentum}; correct them")
     if num_classes < 1: raise ValueError(f"num_classes must be at least 1, got {num_classes}; pass the number of labels")
+    if not isinstance(widths, (tuple, list)): raise ValueError(f"widths must be a tuple of six numbers, got {widths!r}; pass one width for each convolution")
     if len(widths) != 6: raise ValueError(f"widths must hold six numbers, got {len(widths)}; pass one width for each convolution")
     if image_size < 8: raise ValueError(f"image_size must be at least 8 pixels, got {image_size}; three poolings halve it three times")
     if pooling not in ("average", "max"): raise ValueError(f"pooling must be 'average' or 'max', got {pooling!r}; choose one of them")

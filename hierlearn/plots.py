@@ -156,6 +156,8 @@ def plot_runs(runs,                    # dict of label -> history or record, or 
               ax=None,                 # matplotlib Axes; None makes a figure
              ):
     "Draw one measure of several runs over the epochs: a line a run, or the mean of a label's runs and a band of one standard deviation; returns the Axes"
+    if not isinstance(runs, dict) or not all(isinstance(run, dict) or isinstance(run, (list, tuple)) and all(isinstance(r, dict) for r in run) for run in runs.values()):
+        raise ValueError("runs must be a dict of label -> history or record, or a list of them; write {'first': history, ...}")
     if not runs: raise ValueError("there are no runs to draw; pass at least one")
     curves = {}
     for label, group in runs.items():

@@ -11,7 +11,9 @@ __all__ = ['PROFILES', 'profile', 'config_digest', 'set_seed', 'Batches', 'step_
            'Comparison', 'compare', 'run_seeds']
 
 # %% ../nbs/04_training.ipynb #76a978e6
+import copy
 import dataclasses
+import errno
 import functools
 import hashlib
 import html
@@ -20,10 +22,12 @@ import math
 import os
 import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 import zlib
 from importlib import metadata, resources
@@ -52,12 +56,23 @@ def profile(
 
 # %% ../nbs/04_training.ipynb #f5d2e06e
 def config_digest(
-    config,  # a dataclass, or anything that `json.dumps` takes
+    config,  # a dataclass; or numbers, strings, arrays, paths, None, and dicts, lists, tuples and sets of such
 ) -> str:  # 16 hexadecimal digits
-    "A short digest of a configuration: two runs with the same digest were asked to do the same."
-    if dataclasses.is_dataclass(config): config = dataclasses.asdict(config)
-    text = json.dumps(config, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    "A short digest of a configuration, the same in every process: two runs with the same digest were asked to do the same."
+    return hashlib.sha256(json.dumps(_stable(config)).encode()).hexdigest()[:16]
+
+def _stable(x):
+    "A JSON form that does not depend on the process: keys and sets in order, arrays by their bytes."
+    if dataclasses.is_dataclass(x) and not isinstance(x, type): x = dataclasses.asdict(x)
+    if isinstance(x, dict): return {"dict": sorted([json.dumps(_stable(k)), _stable(v)] for k, v in x.items())}
+    if isinstance(x, (set, frozenset)): return {"set": sorted(json.dumps(_stable(v)) for v in x)}
+    if isinstance(x, (list, tuple)): return [_stable(v) for v in x]
+    if isinstance(x, np.generic): x = x.item()
+    if isinstance(x, np.ndarray): return {"array": [str(x.dtype), list(x.shape), hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()]}
+    if x is None or isinstance(x, (bool, int, float, str)): return x
+    if isinstance(x, Path): return str(x)
+    if isinstance(x, type) or callable(x) and hasattr(x, "__qualname__"): return f"{x.__module__}.{x.__qualname__}"
+    raise ValueError(f"a configuration cannot hold a {type(x).__name__}: it has no text that is the same in every process; write it as numbers and strings")
 
 # %% ../nbs/04_training.ipynb #f3539520
 def set_seed(
@@ -88,10 +103,11 @@ class Batches:
         transform=None,  # callable (images, rng) -> images for the model; None passes them on as they are
         seed: int = 0,  # of the order and of the augmentation
     ):
+        images, labels = (x if hasattr(x, "shape") else np.asarray(x) for x in (images, labels))
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images but {len(labels)} labels; pass one label for each image")
-        if not 1 <= batch_size <= len(images):
-            raise ValueError(f"batch_size must be between 1 and the number of images {len(images)}, got {batch_size}; make the batch smaller")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or not 1 <= batch_size <= len(images):
+            raise ValueError(f"batch_size must be an integer between 1 and the number of images {len(images)}, got {batch_size!r}; make the batch smaller")
         if not isinstance(seed, (int, np.integer)) or seed < 0: raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
         self.images, self.labels, self.batch_size, self.transform, self.seed = images, labels, batch_size, transform, seed
         self._order = (None, None)
@@ -106,7 +122,9 @@ class Batches:
     ) -> np.ndarray:  # (N,) int64 indices
         "The order of the images in an epoch."
         if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.images)))
+            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.images))
+            order.flags.writeable = False  # it is kept for the whole epoch
+            self._order = (epoch, order)
         return self._order[1]
 
     def batch(
@@ -114,6 +132,7 @@ class Batches:
         step: int,  # counted from 0 over the whole training
     ) -> tuple[np.ndarray, np.ndarray]:  # images (B, ...), labels (B, ...)
         "The batch of a step: always the same one for the same seed."
+        if step < 0: raise ValueError(f"steps are counted from 0, got {step}")
         epoch, position = divmod(step, len(self))
         chosen = self.order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
         images = self.images[chosen]
@@ -140,6 +159,7 @@ def step_schedule(
 ):  # callable: step -> value
     "A constant value in each phase, as in `0.01, after 35,000 iterations 0.005, ...`."
     if len(values) != len(boundaries) + 1: raise ValueError(f"{len(values)} values need {len(values) - 1} boundaries, got {len(boundaries)}")
+    if any(isinstance(b, bool) or b != int(b) for b in boundaries): raise ValueError(f"boundaries must be whole numbers of steps, got {list(boundaries)}; a share of the training times its steps, for instance")
     if any(a >= b for a, b in zip([0, *boundaries], boundaries)): raise ValueError(f"boundaries must be above 0 and rise, got {list(boundaries)}")
     values, boundaries = list(values), np.array(boundaries, dtype=np.int64)
     return lambda step: values[int(np.searchsorted(boundaries, step, side="right"))]
@@ -266,6 +286,7 @@ def pick_precision(
 # %% ../nbs/04_training.ipynb #061a362e
 class CheckpointError(ValueError):
     "A checkpoint that cannot be written or used: no space, of another configuration, cut short, or not ours."
+    damaged = False  # the file itself is broken, so an older one may serve
 
 def save_checkpoint(
     path: str | Path,  # file to write; its folder is made
@@ -280,7 +301,9 @@ def save_checkpoint(
         # bfloat16 and its like are no types of NumPy's own: keep their bytes, and their name beside
         if array.dtype.kind == "V": names[name], array = array.dtype.name, np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
         plain[name] = array
-    header = np.frombuffer(json.dumps({**info, "types": names}).encode(), np.uint8)
+    if reserved := {"file", "__info__"} & set(arrays): raise ValueError(f"no array can be called {reserved.pop()!r}; choose another name")
+    try: header = np.frombuffer(json.dumps({"info": info, "types": names, "arrays": sorted(plain)}).encode(), np.uint8)
+    except TypeError as error: raise ValueError(f"the information of a checkpoint must be what JSON holds ({error}); write float(x) for a number of NumPy or PyTorch") from None
     temporary = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -293,7 +316,10 @@ def save_checkpoint(
         _drop(temporary)
         cause = error if isinstance(error, OSError) else error.__context__  # zipfile hides a full disk behind an error of its own
         if not isinstance(error, Exception) or not isinstance(cause, OSError): raise
-        raise CheckpointError(f"could not write {path}: {cause.strerror or cause}; older checkpoints are untouched, free some space and run again") from error
+        raise CheckpointError(f"could not write {path}: {cause.strerror or cause}; older checkpoints are untouched, {_advice(cause)} and run again") from error
+
+def _advice(error):
+    return "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "choose a folder that can be written"
 
 def _drop(path):
     try: path.unlink(missing_ok=True)
@@ -311,14 +337,19 @@ def load_checkpoint(
 ) -> tuple[dict[str, np.ndarray], dict]:  # arrays, information
     "Read a checkpoint; every array is checked against its checksum, and no code is run."
     try:
-        with np.load(path, allow_pickle=False) as f:  # never run code that a file brings
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as f:  # never run code that a file brings
             arrays = {name: f[name] for name in f.files}
-        info = json.loads(arrays.pop("__info__").tobytes())
-        for name, kind in info.pop("types", {}).items(): arrays[name] = arrays[name].view(getattr(import_extra("ml_dtypes", "keras"), kind))
+        header = json.loads(arrays.pop("__info__").tobytes())
+        info = header["info"]
+        if sorted(arrays) != header["arrays"]: raise KeyError("an array is missing")
+        for name, kind in header["types"].items(): arrays[name] = arrays[name].view(getattr(import_extra("ml_dtypes", "keras"), kind))
         return arrays, info
     except (FileNotFoundError, ImportError): raise
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise CheckpointError(f"{path} is not a whole checkpoint ({type(error).__name__}); delete it, the one before it will be used") from error
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno: raise CheckpointError(f"{path} cannot be read: {error.strerror}; nothing was changed") from error
+        found = CheckpointError(f"{path} is not a whole checkpoint ({type(error).__name__}); delete it")
+        found.damaged = True
+        raise found from error
 
 # %% ../nbs/04_training.ipynb #822574d1
 class CheckpointFolder:
@@ -332,7 +363,17 @@ class CheckpointFolder:
 
     def files(self) -> list[Path]:
         "Checkpoints found, oldest first."
-        return sorted(self.folder.glob("epoch-*.npz"))
+        names = [p for p in self.folder.glob("epoch-*.npz") if re.fullmatch(r"epoch-\d{5,}\.npz", p.name)]  # another file with a like name is not ours
+        return sorted(names, key=lambda p: int(p.stem[6:]))
+
+    def check_writable(self):
+        "Find out before a training, and not after its first epoch, that the folder cannot be written; raises `CheckpointError`."
+        probe = self.folder / f".write-{os.getpid()}.partial"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error: raise CheckpointError(f"cannot write into {self.folder}: {error.strerror or error}; {_advice(error)}") from error
 
     def save(
         self,
@@ -341,9 +382,10 @@ class CheckpointFolder:
         info: dict,  # anything that JSON holds
     ):
         "Write the checkpoint of a finished epoch and drop all but the last two."
-        save_checkpoint(self.folder / f"epoch-{epoch:05d}.npz", arrays, {**info, "epoch": epoch, "digest": self.digest})
+        save_checkpoint(self.folder / f"epoch-{int(epoch):05d}.npz", arrays, {**info, "epoch": int(epoch), "digest": self.digest})
         for old in self.files()[:-2]: _drop(old)
-        for left in self.folder.glob("epoch-*.npz.partial"): _drop(left)  # of a process that was killed while writing
+        for left in self.folder.glob("epoch-*.npz.partial"):  # of a process that was killed while writing
+            if re.fullmatch(r"epoch-\d{5,}\.npz\.partial", left.name): _drop(left)
 
     def load(self) -> tuple[dict[str, np.ndarray], dict] | None:
         "The newest whole checkpoint, or None when there is none; raises `CheckpointError` for one of another configuration."
@@ -351,6 +393,7 @@ class CheckpointFolder:
         for path in reversed(self.files()):
             try: arrays, info = load_checkpoint(path)
             except CheckpointError as error:
+                if not error.damaged: raise
                 print(f"skipped: {error}", file=sys.stderr)
                 problem = problem or error
                 continue
@@ -421,10 +464,10 @@ def random_state() -> dict:  # library -> state
 def set_random_state(
     state: dict,  # of `random_state`
 ):
-    "Set the global random states again."
+    "Set the global random states again, those that `state` holds."
     generator = _keras_generator()
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
+    if "python" in state: random.setstate(state["python"])
+    if "numpy" in state: np.random.set_state(state["numpy"])
     if "keras" in state and generator: generator.state.assign(state["keras"])
     if "torch" in state and (torch := sys.modules.get("torch")):
         torch.set_rng_state(state["torch"])
@@ -435,12 +478,22 @@ def _variables(model):
     # all that a Keras model trains with: weights, batch-norm statistics, the seed states of dropout and augmentation layers, the optimiser
     return list(model.variables) + list(model.optimizer.variables)
 
-def _check(model, batches, validation, epochs, schedule, checkpoints):
+def _check(model, batches, validation, epochs, schedule, checkpoints, monitor, callbacks, dropout):
     if getattr(model, "optimizer", None) is None:
         raise ValueError("the model is not compiled; call model.compile(optimizer, loss, metrics=['accuracy']) first")
     if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 1:
         raise ValueError(f"epochs must be an integer of at least 1, got {epochs!r}")
-    if schedule is not None and not callable(schedule): raise ValueError(f"schedule must be a function step -> learning rate, got {type(schedule).__name__}")
+    for name, function in (("schedule", schedule), ("dropout", dropout)):
+        if function is not None and not callable(function): raise ValueError(f"{name} must be a function of the step, got {type(function).__name__}; write lambda step: {function}")
+    if not hasattr(batches, "stream"): raise ValueError(f"batches must be Batches(images, labels, batch_size), got {type(batches).__name__}")
+    if (getattr(model, "steps_per_execution", 1) or 1) != 1: raise ValueError(f"compile the model with steps_per_execution=1, it has {model.steps_per_execution}: the schedule and the place in the data go step by step")
+    if getattr(model.optimizer, "use_ema", False): raise ValueError("fit ends with the weights of the best epoch, which would replace the averages of use_ema=True; leave it out")
+    if schedule is not None:
+        if type(getattr(model.optimizer, "_learning_rate", None)).__module__.endswith("learning_rate_schedule"): raise ValueError("the optimizer has a schedule of its own; give it a number, or leave schedule= out")
+        rate = schedule(0)
+        if not isinstance(rate, (int, float, np.number)) or not np.isfinite(rate) or rate < 0: raise ValueError(f"schedule(0) must be a learning rate, a number of at least 0, got {rate!r}")
+        if any(type(c).__name__ == "ReduceLROnPlateau" for c in callbacks): raise ValueError("schedule= sets the learning rate at every step, so ReduceLROnPlateau has no effect; leave one of them out")
+    if validation is None and monitor.startswith("val_"): raise ValueError(f"monitor={monitor!r} needs validation=(images, labels); monitor 'accuracy' or 'loss', or pass them")
     images = batches.batch(0)[0]
     if not model.built: model(images[:1])
     wanted = model.input_shape if isinstance(getattr(model, "input_shape", None), tuple) else None
@@ -458,20 +511,26 @@ def fit(
     validation: tuple[np.ndarray, np.ndarray] | None,  # images as the model takes them, labels; None measures the training data alone
     epochs: int,  # number of epochs in all, those of an earlier part of the run included
     schedule=None,  # callable step -> learning rate; None keeps the optimiser's
-    monitor: str = "val_accuracy",  # the best epoch has the highest value of it; the lowest, if its name speaks of loss or error
+    monitor: str = "val_accuracy",  # what the best epoch is best in
     checkpoints: str | Path | None = None,  # folder of the checkpoints; None keeps none
     config=None,  # the configuration whose digest guards the checkpoints
-    callbacks: list = (),  # more Keras callbacks, TensorBoard for one; what they remember is not in the checkpoint
+    callbacks: list = (),  # more Keras callbacks, TensorBoard for one; what they remember is not in the checkpoint (a resumed run warns)
     progress: bool = True,  # draw a progress bar (on stderr)
     dropout=None,  # callable step -> rate, or a rate for each `scheduled_dropout` layer in the order of the model
+    mode: str | None = None,  # "max" or "min" of the monitor; None: the lowest of losses, errors and the like, the highest of all else
 ) -> dict[str, list]:  # history: metric -> value of each epoch, "seconds" too; the model holds the best epoch's weights
-    "Train a Keras model, resume from the last checkpoint where there is one, and end with the weights of the best epoch."
+    "Train a Keras model, resume from the last checkpoint where there is one (optimiser and its learning rate included), and end with the weights of the best epoch. Layers of your own must draw from `keras.random`: the streams of `tf.random` cannot be stored."
     keras = import_extra("keras", "keras")
-    _check(model, batches, validation, epochs, schedule, checkpoints)
+    _check(model, batches, validation, epochs, schedule, checkpoints, monitor, callbacks, dropout)
+    sign = _sign(monitor, mode)
+    if validation is not None: validation = tuple(x if hasattr(x, "shape") else np.asarray(x) for x in validation)
     if not model.optimizer.built: model.optimizer.build(model.trainable_variables)
     folder = CheckpointFolder(checkpoints, config_digest(config)) if checkpoints else None
-    state = _Progress(model, batches, epochs, schedule, monitor, folder, progress, dropout)
-    first = state.resume()
+    if folder: folder.check_writable()
+    state = _Progress(model, batches, validation is not None, epochs, schedule, monitor, sign, folder, progress, dropout)
+    first = state.resume(callbacks)
+    class Front(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None): state.streams_of_the_program()
     class Bridge(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None): state.epoch_begins(epoch)
         def on_train_batch_begin(self, batch, logs=None): state.batch_begins(batch)
@@ -482,7 +541,7 @@ def fit(
         # the bridge comes last, so that a callback that ends the training is seen by the checkpoint
         if first < epochs:
             model.fit(_source(model, batches, first * len(batches)), steps_per_epoch=len(batches), epochs=int(epochs), initial_epoch=first,
-                      shuffle=False, verbose=0, callbacks=[*callbacks, Bridge()], **more)
+                      shuffle=False, verbose=0, callbacks=[Front(), *callbacks, Bridge()], **more)
     finally: state.close()
     state.restore_best()
     return state.history
@@ -494,20 +553,37 @@ def _source(model, batches, start):
     signature = tuple(tf.TensorSpec(np.shape(part), np.asarray(part).dtype) for part in batches.batch(start))
     return tf.data.Dataset.from_generator(lambda: batches.stream(start), output_signature=signature).unbatch().batch(batches.batch_size, drop_remainder=True)
 
+def _sign(monitor, mode=None):
+    "1 where the highest value is the best, -1 where the lowest is."
+    if mode not in (None, "max", "min"): raise ValueError(f"mode must be 'max', 'min' or None, got {mode!r}")
+    if mode: return 1 if mode == "max" else -1
+    words = set(re.split(r"[^a-z]+", monitor.lower()))
+    return -1 if words & {"loss", "error", "mae", "mse", "rmse", "msle", "mape", "perplexity", "divergence", "crossentropy", "entropy", "brier", "ece", "distance", "severity"} else 1
+
+def _outline(model):
+    "Layers and optimiser of a Keras model as text, names and learning rate left out: they differ between equal models."
+    def simple(config): return {k: v for k, v in config.items() if k not in ("name", "learning_rate", "build_config") and (v is None or isinstance(v, (bool, int, float, str)))}
+    layers = [(type(layer).__name__, simple(layer.get_config())) for layer in model._flatten_layers(include_self=False)]
+    return config_digest([layers, type(model.optimizer).__name__, simple(model.optimizer.get_config())])
+
 class _Progress:
     # what `fit` keeps while a model trains; apart from Keras' own loop, so that it can be read in one place
-    def __init__(self, model, batches, epochs, schedule, monitor, folder, progress, dropout):
-        self.model, self.batches, self.epochs, self.schedule, self.monitor, self.folder = model, batches, epochs, schedule, monitor, folder
+    def __init__(self, model, batches, validated, epochs, schedule, monitor, sign, folder, progress, dropout):
+        self.model, self.batches, self.validated, self.epochs, self.schedule, self.monitor, self.sign, self.folder = model, batches, validated, epochs, schedule, monitor, sign, folder
         self.history, self.best, self.best_epoch, self.epoch, self.first = {}, None, None, 0, 0
-        self.dropout, self.rates, self.layers, self.streams = dropout, None, [], None
+        self.dropout, self.rates, self.layers = dropout, None, []
+        self.streams, self.resumed = None, None  # those that Keras draws from between epochs, and all of a resumed run
         if dropout is not None:
             self.layers = [layer for layer in model._flatten_layers() if isinstance(layer, scheduled_dropout_class())]
             if not self.layers: raise ValueError("dropout= needs layers made by scheduled_dropout; the model has none")
-        # the data belong to the run as much as the configuration does
-        self.data = {"images": len(batches.images), "batch_size": int(batches.batch_size), "seed": int(batches.seed)}
+            if np.size(dropout(0)) not in (1, len(self.layers)): raise ValueError(f"dropout(0) gives {np.size(dropout(0))} rates for {len(self.layers)} layers of scheduled_dropout; give one, or one for each")
+        # data and model belong to the run as much as the configuration does
+        some = slice(None, None, max(1, len(batches.images) // 64))
+        self.data = {"images": len(batches.images), "batch_size": int(batches.batch_size), "seed": int(batches.seed), "content": config_digest([np.asarray(batches.images[some]), np.asarray(batches.labels)]),
+                     "validation": validated, "schedule": schedule is not None, "monitor": monitor}
         self.bar = tqdm(total=epochs * len(batches), unit="step", disable=not progress, mininterval=1)
 
-    def resume(self):
+    def resume(self, callbacks=()):
         from keras import ops
         found = self.folder and self.folder.load()
         if not found: return 0
@@ -517,21 +593,31 @@ class _Progress:
         saved = [arrays[f"state/{i}"] for i in range(sum(name.startswith("state/") for name in arrays))]
         if [a.shape for a in saved] != [tuple(v.shape) for v in variables]:
             raise CheckpointError(f"the checkpoint in {where} holds {len(saved)} arrays of another model; choose another folder or delete it")
-        if info.get("data", self.data) != self.data: raise CheckpointError(f"the checkpoint in {where} comes from other data or batches ({info['data']}, these are {self.data}); choose another folder or delete it")
+        if other := [name for name, value in self.data.items() if info["data"].get(name) != value]: raise CheckpointError(f"the checkpoint in {where} comes from other data or batches (different: {', '.join(other)}); choose another folder or delete it")
+        if info["outline"] != _outline(self.model): raise CheckpointError(f"the checkpoint in {where} belongs to a model with other layers, settings of layers, or another optimiser; choose another folder or delete it")
         if done > self.epochs: raise CheckpointError(f"the checkpoint in {where} has {done} epochs, more than epochs={self.epochs}; ask for at least {done} or choose another folder")
         if self.monitor not in info["history"]: raise ValueError(f"monitor={self.monitor!r} is not measured; choose one of {', '.join(sorted(info['history']))}")
         for variable, value in zip(variables, saved): variable.assign(ops.cast(ops.convert_to_tensor(value), variable.dtype))
-        if "random" in info: self.streams = unpack_state(arrays, info["random"])
+        self.resumed = unpack_state(arrays, info["random"])
+        self.streams = {name: state for name, state in self.resumed.items() if name not in ("python", "numpy")}
         self.best = [arrays[f"best/{i}"] for i in range(len(self.model.weights))]
         self.history, self.best_epoch, self.first = info["history"], info["best_epoch"], done
         self.bar.update(done * len(self.batches))
+        if forgetful := [type(c).__name__ for c in callbacks if type(c).__name__ in ("EarlyStopping", "ReduceLROnPlateau", "ModelCheckpoint")]:
+            if done < self.epochs and not info.get("stopped"): warnings.warn(f"{forgetful[0]} does not remember the epochs before this resume; what it does may differ from an uninterrupted run", stacklevel=3)
+        if info.get("stopped") and done < self.epochs: tqdm.write(f"a callback ended this training after epoch {done}; to go on, choose another folder", file=sys.stderr)
         return self.epochs if info.get("stopped") else done
+
+    def streams_of_the_program(self):
+        # once, in the first epoch after a resume, and before a callback of the user's draws
+        if self.resumed: set_random_state({name: self.resumed[name] for name in ("python", "numpy")})
+        self.resumed = None
 
     def epoch_begins(self, epoch):
         self.epoch, self.start = epoch, time.perf_counter()
 
     def batch_begins(self, batch):
-        # an epoch begins with the random streams as the one before left them: between the two, Keras draws numbers too
+        # an epoch begins with Keras' and PyTorch's streams as the one before left them: between the two, Keras draws numbers too
         # (the torch backend's data loaders do, once more in the first epoch of a process)
         if batch == 0 and self.streams: set_random_state(self.streams)
         step = self.epoch * len(self.batches) + batch
@@ -544,8 +630,8 @@ class _Progress:
 
     def batch_ends(self, batch, logs):
         self.bar.update()
-        if batch == len(self.batches) - 1: self.streams = random_state()
-        if batch == 0 and self.epoch == self.first: self.check_monitor([*logs, *(f"val_{name}" for name in logs)])
+        if batch == len(self.batches) - 1: self.streams = {name: state for name, state in random_state().items() if name not in ("python", "numpy")}
+        if batch == 0 and self.epoch == self.first: self.check_monitor([*logs, *(f"val_{name}" for name in logs if self.validated)])
         if batch % 50 == 0: self.check_loss(logs)
 
     def check_monitor(self, measured):
@@ -564,18 +650,18 @@ class _Progress:
         values = {name: float(value) for name, value in logs.items()} | {"seconds": round(time.perf_counter() - self.start, 2)}
         if self.schedule is not None: values["learning_rate"] = float(self.schedule((epoch + 1) * len(self.batches) - 1))
         self.check_monitor(values)
-        sign = -1 if any(word in self.monitor for word in ("loss", "error")) else 1
-        earlier = [sign * v for v in self.history.get(self.monitor, [])]
+        score, earlier = self.sign * values[self.monitor], [self.sign * v for v in self.history.get(self.monitor, []) if np.isfinite(v)]
         for name, value in values.items(): self.history.setdefault(name, []).append(value)
         self.bar.set_postfix_str(f"epoch {epoch + 1}/{self.epochs} " + " ".join(f"{k}={values[k]:.3f}" for k in ("loss", self.monitor)))
-        if self.best is None or sign * values[self.monitor] > max(earlier, default=-np.inf):
+        if self.best is None or np.isfinite(score) and score > max(earlier, default=-np.inf):  # NaN is never the best, and never in its way
             # a copy: on the torch backend the array would be the weight itself
             self.best, self.best_epoch = [np.array(ops.convert_to_numpy(w)) for w in self.model.weights], epoch
         if self.folder:
             arrays = {f"state/{i}": ops.convert_to_numpy(v) for i, v in enumerate(_variables(self.model))}
             arrays |= {f"best/{i}": w for i, w in enumerate(self.best)}
-            streams, tree = pack_state(self.streams, "random")
-            self.folder.save(epoch, arrays | streams, {"history": self.history, "best_epoch": self.best_epoch, "data": self.data,
+            # Python's and NumPy's streams as the callbacks of the user, which come before, leave them
+            streams, tree = pack_state({**random_state(), **(self.streams or {})}, "random")
+            self.folder.save(epoch, arrays | streams, {"history": self.history, "best_epoch": self.best_epoch, "data": self.data, "outline": _outline(self.model),
                                                        "random": tree, "stopped": bool(self.model.stop_training)})
 
     def restore_best(self):
@@ -588,12 +674,14 @@ class _Progress:
 # %% ../nbs/04_training.ipynb #57c95df2
 def _get_part(part):
     if hasattr(part, "state_dict"): return part.state_dict()
+    if isinstance(part, np.random.Generator): return part.bit_generator.state
     if hasattr(part, "get_state"): return part.get_state()
     if hasattr(part, "getstate"): return part.getstate()
     raise ValueError(f"a {type(part).__name__} has no state that a checkpoint could hold; pass models, optimisers, schedulers, generators")
 
 def _set_part(part, state):
-    getattr(part, "load_state_dict" if hasattr(part, "state_dict") else "set_state" if hasattr(part, "get_state") else "setstate")(state)
+    if isinstance(part, np.random.Generator): part.bit_generator.state = state
+    else: getattr(part, "load_state_dict" if hasattr(part, "state_dict") else "set_state" if hasattr(part, "get_state") else "setstate")(state)
 
 class TorchCheckpoint:
     "Checkpoints of a PyTorch loop: its parts, the random streams, the best model so far; whole files, the last two kept, no pickle."
@@ -610,29 +698,42 @@ class TorchCheckpoint:
         self,
         epoch: int,  # the epoch that is finished, counted from 0
         best: bool = False,  # this is the best epoch so far: keep a copy of the model
-        **info,  # what JSON holds: the history, for one
+        **info,  # numbers, strings, arrays, tensors, and lists, tuples and dicts of such: the history, for one
     ):
         "Write the checkpoint of a finished epoch."
+        if best and "model" not in self.parts: raise ValueError("best=True keeps the part called model; pass model=...")
         if best: self.best = pack_state(_get_part(self.parts["model"]), "best")
         if best: self.best = ({name: array.copy() for name, array in self.best[0].items()}, self.best[1])
-        arrays, tree = pack_state({"parts": {name: _get_part(part) for name, part in self.parts.items()}, "random": random_state()})
-        self.folder.save(epoch, arrays | (self.best[0] if self.best else {}), {"state": tree, "best": self.best and self.best[1], "info": info})
+        arrays, tree = pack_state({"parts": {name: _get_part(part) for name, part in self.parts.items()}, "random": random_state(), "info": info})
+        self.folder.save(epoch, arrays | (self.best[0] if self.best else {}), {"state": tree, "best": self.best and self.best[1], "classes": self.classes()})
+
+    def classes(self) -> dict:  # part -> name of its class
+        "The kinds of the parts, which a checkpoint must match."
+        return {name: type(part).__name__ for name, part in self.parts.items()}
 
     def resume(self) -> tuple[int, dict]:  # the epoch to go on with, the information saved with the last one
         "Put every part into the state of the last checkpoint; (0, {}) where there is none."
+        self.folder.check_writable()
         found = self.folder.load()
         if not found: return 0, {}
         arrays, info = found
+        if "classes" not in info: raise CheckpointError(f"the checkpoint in {self.folder.folder} was not written by a TorchCheckpoint; choose another folder")
         state = unpack_state(arrays, info["state"])
         if set(state["parts"]) != set(self.parts):
             raise CheckpointError(f"the checkpoint in {self.folder.folder} holds {', '.join(sorted(state['parts']))}, not {', '.join(sorted(self.parts))}; pass the same parts")
+        for name, kind in self.classes().items():
+            if info["classes"][name] != kind: raise CheckpointError(f"the checkpoint in {self.folder.folder} holds a {info['classes'][name]} as {name}, not a {kind}; choose another folder or delete it")
+        before = {name: copy.deepcopy(_get_part(part)) for name, part in self.parts.items()}
         try:
             for name, part in self.parts.items(): _set_part(part, state["parts"][name])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            for changed in self.parts:  # all parts, or none
+                if changed == name: break
+                _set_part(self.parts[changed], before[changed])
             raise CheckpointError(f"the checkpoint in {self.folder.folder} belongs to another {name}; choose another folder or delete it") from error
         set_random_state(state["random"])
         if info["best"]: self.best = ({n: a for n, a in arrays.items() if n.startswith("best/")}, info["best"])
-        return info["epoch"] + 1, info["info"]
+        return info["epoch"] + 1, state["info"]
 
     def load_best(self):
         "Give the model the weights of the best epoch that was saved with `best=True`."
@@ -643,31 +744,40 @@ class TorchCheckpoint:
 def fastai_checkpoint(
     folder: str | Path,  # where the files are
     config=None,  # the configuration whose digest guards the checkpoints
-    monitor: str = "valid_loss",  # the best epoch has the highest value of it; the lowest, if its name speaks of loss or error
+    monitor: str = "valid_loss",  # what the best epoch is best in
     restore_best: bool = True,  # end with the weights of the best epoch
+    mode: str | None = None,  # "max" or "min" of the monitor; None: the lowest of losses, errors and the like, the highest of all else
 ):  # fastai callback for `learn.fit(...)` and `learn.fit_one_cycle(..., cbs=...)`
-    "A fastai callback: checkpoint after each epoch, exact resume when the same training is run again, best weights at the end."
+    "A fastai callback: checkpoint after each epoch, exact resume when the same training is run again, best weights at the end. The second fit with it (the one of `fine_tune`, for instance) has its checkpoints in `fit-1` below the folder, and so on."
     callbacks = import_extra("fastai.callback.core", "torch")
     learner = import_extra("fastai.learner", "torch")
     torch = import_extra("torch", "torch")
     L = import_extra("fastcore.foundation", "torch").L
-    store, sign = CheckpointFolder(folder, config_digest(config)), -1 if any(word in monitor for word in ("loss", "error")) else 1
+    sign = _sign(monitor, mode)
 
     class ExactResume(callbacks.Callback):
-        order, _only_train_loop = 60, False  # after Recorder (50)
+        order, _only_train_loop = 65, False  # after Recorder (50) and the trackers (60), whose changes belong to the epoch
+        number = 0  # fits that this callback has finished
         def before_fit(self):
             if hasattr(self.learn, "lr_finder") or hasattr(self, "gather_preds"): return
             if monitor not in self.recorder.metric_names: raise ValueError(f"monitor={monitor!r} is not measured; choose one of {', '.join(self.recorder.metric_names[1:])}")
-            self.column, self.first, self.best, self.found = list(self.recorder.metric_names).index(monitor) - 1, 0, None, store.load()
+            if saver := next((c for c in self.learn.cbs if type(c).__name__ == "SaveModelCallback"), None): raise ValueError(f"{type(saver).__name__} would save skipped epochs of a resumed run; fastai_checkpoint keeps the best weights itself, leave it out")
+            self.store = CheckpointFolder(Path(folder) / f"fit-{self.number}" if self.number else folder, config_digest(config))
+            self.store.check_writable()
+            self.column, self.first, self.best, self.found = list(self.recorder.metric_names).index(monitor) - 1, 0, None, self.store.load()
             if not self.found: return
-            self.first = self.found[1]["epoch"] + 1
+            if self.found[1].get("optimizer") != self.optimizer(): raise CheckpointError(f"the checkpoint in {folder} belongs to another optimiser, or was not written by fastai_checkpoint; choose another folder or delete it")
+            self.first, self.rows = self.found[1]["epoch"] + 1, unpack_state(*self.found[:1], self.found[1]["state"])["values"]
             if self.first > self.n_epoch: raise CheckpointError(f"the checkpoint in {folder} has {self.first} epochs, more than {self.n_epoch}; ask for at least as many or choose another folder")
             # states that do not change before the first epoch that runs; the rest is set when that one begins
             if self.first == self.n_epoch: self.set_state()
         def before_epoch(self):
-            if self.epoch < self.first: raise learner.CancelEpochException
+            if self.epoch >= self.first: return
+            self.recorder.log += self.rows[self.epoch]  # what the epoch gave when it ran: the trackers count it again
+            raise learner.CancelEpochException
         def before_train(self):
             if self.found: self.set_state()
+        def optimizer(self): return getattr(self.learn.opt_func, "__name__", type(self.learn.opt_func).__name__)
         def set_state(self):
             arrays, info = self.found
             self.found, state = None, unpack_state(arrays, info["state"])
@@ -691,15 +801,17 @@ def fastai_checkpoint(
             if self.epoch < self.first: return
             value = float(self.recorder.values[-1][self.column])
             if not np.isfinite(float(self.recorder.values[-1][0])): raise FloatingPointError(f"the loss is not finite in epoch {self.epoch + 1}; earlier checkpoints are kept: lower the learning rate")
-            if self.best is None or sign * value > sign * self.best[2]:
+            if self.best is None or np.isfinite(value) and not sign * value <= sign * self.best[2]:
                 arrays, tree = pack_state(self.learn.model.state_dict(), "best")
                 self.best = ({n: a.copy() for n, a in arrays.items()}, tree, value)
             state = {"model": self.learn.model.state_dict(), "opt": self.opt.state_dict(), "random": random_state(), "loaders": [d.rng.getstate() for d in self.dls.loaders],
                      "values": [[float(v) for v in row] for row in self.recorder.values], "lrs": self.recorder.lrs, "losses": list(self.recorder.losses),
                      "iters": self.recorder.iters, "smooth": (self.recorder.smooth_loss.count, self.recorder.smooth_loss.val), "train_iter": self.learn.train_iter}
             arrays, tree = pack_state(state)
-            store.save(self.epoch, arrays | self.best[0], {"state": tree, "best": self.best[1], "best_value": self.best[2]})
+            self.store.save(self.epoch, arrays | self.best[0], {"state": tree, "best": self.best[1], "best_value": self.best[2], "optimizer": self.optimizer()})
         def after_fit(self):
+            if not hasattr(self, "store"): return
+            self.number += 1
             if restore_best and getattr(self, "best", None): self.learn.model.load_state_dict(unpack_state(*self.best[:2]))
     return ExactResume()
 
@@ -731,7 +843,8 @@ def _plain(x):
     if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
     if isinstance(x, np.ndarray): x = x.tolist()
     if isinstance(x, (list, tuple, set)): return [_plain(v) for v in x]
-    if isinstance(x, np.generic): x = x.item()
+    if isinstance(x, np.generic) or hasattr(x, "numpy") and getattr(x, "ndim", 1) == 0: x = x.item() if hasattr(x, "item") else float(x)
+    elif hasattr(x, "tolist"): return _plain(x.tolist())
     if isinstance(x, float) and not math.isfinite(x): return None
     return x if x is None or isinstance(x, (bool, int, float, str)) else str(x)
 
@@ -751,6 +864,8 @@ def write_record(
 ) -> dict:  # the record
     "Write the record of a run as `<folder>/<lesson>.<profile>.json`: header, metrics and curves."
     if profile not in PROFILES: raise ValueError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    if not re.fullmatch(r"[\w-]+", str(lesson)): raise ValueError(f"lesson must be a name of letters, digits and underscores, got {lesson!r}; it names the file")
+    if isinstance(seed, (range, np.ndarray, set)): seed = list(seed)
     if not isinstance(metrics, dict) or not metrics: raise ValueError("metrics must be a dict of at least one name -> number")
     header = {"lesson": lesson, "profile": profile, "date": time.strftime("%Y-%m-%d"), "commit": _commit(), "data": data, "data_sha256": digest,
               "seed": seed, "runs": len(seed) if isinstance(seed, (list, tuple)) else 1, "seconds": round(float(seconds), 1), "precision": precision,
@@ -786,6 +901,7 @@ def read_record(
     folder: str | Path | None = None,  # where records stand; None: `results`, else the copies that the package brings
 ) -> dict:  # header, metrics, history
     "Read the record of a run."
+    if profile not in PROFILES: raise ValueError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
     path = find_result(f"{lesson}.{profile}.json", folder)
     try: record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error: raise ValueError(f"{path} is not a whole record ({error}); run the lesson again") from error
@@ -819,29 +935,45 @@ class Comparison:
     def __repr__(self): return self.to_markdown()
 
 def _mean_std(values, digits):
-    values = [v for v in values if v is not None]
+    count, values = len(values), [v for v in values if v is not None and math.isfinite(v)]
     if not values: return "–"
+    if all(isinstance(v, int) for v in values) and len(set(values)) == 1: return f"{values[0]:,}"  # a count: parameters, epochs
     mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    text = mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    return text if len(values) == count else f"{text} ({len(values)} of {count})"
+
+def _what_differs(record, groups):
+    "The settings of a record in which the groups of records differ, as text."
+    configs = [g[0]["header"].get("config") or {} for g in groups.values()]
+    mine = record["header"].get("config") or {}
+    names = [name for name in mine if name != "seed" and len({json.dumps(c.get(name), default=str) for c in configs}) > 1] if isinstance(mine, dict) else []
+    return "".join(f", {name}={mine[name]}" for name in names)
 
 def compare(
-    records: list | dict,  # records (of `read_record`) or their files; or label -> record, or label -> list of records
+    records: list | dict,  # records (of `read_record`) or their files; or label -> record, or label -> list of records; or one
     metrics: list[str] | None = None,  # which metrics, in which order; None: all that are numbers
     digits: int = 4,  # after the point
 ) -> Comparison:
     "Records side by side: mean ± standard deviation over the seeds (n - 1), runs, seconds a run, precision."
-    read = lambda r: json.loads(Path(r).read_text(encoding="utf-8")) if isinstance(r, (str, Path)) else r
+    def read(record):
+        where = record if isinstance(record, (str, Path)) else "what was passed"
+        if isinstance(record, (str, Path)):
+            try: record = json.loads(Path(record).read_text(encoding="utf-8"))
+            except ValueError as error: raise ValueError(f"{where} is not a whole record ({error}); run it again") from None
+        if not isinstance(record, dict) or not {"header", "metrics"} <= set(record): raise ValueError(f"{where} is not a record: it has no header or no metrics")
+        return record
+    if isinstance(records, (str, Path)) or isinstance(records, dict) and {"header", "metrics"} <= set(records): records = [records]
     groups = {}
     if isinstance(records, dict): groups = {label: [read(r) for r in (many if isinstance(many, (list, tuple)) else [many])] for label, many in records.items()}
     else:
         for record in map(read, records):
             h = record["header"]
             settings = {k: v for k, v in h["config"].items() if k != "seed"} if isinstance(h.get("config"), dict) else h.get("config")
-            groups.setdefault((f"{h['lesson']} ({h['profile']})", h.get("data"), json.dumps(settings, sort_keys=True, default=str)), []).append(record)
+            groups.setdefault((f"{h['lesson']} ({h['profile']})", h.get("data"), h.get("precision"), json.dumps(settings, sort_keys=True, default=str)), []).append(record)
     if not groups or not all(groups.values()): raise ValueError("there are no records to compare; pass at least one")
-    rows = []
+    rows, alike = [], [label[0] for label in groups if not isinstance(label, str)]
     for label, group in groups.items():
-        row = {"run": label if isinstance(label, str) else label[0]}
+        row = {"run": label if isinstance(label, str) else label[0] + (_what_differs(group[0], groups) if alike.count(label[0]) > 1 else "")}
         values = {}
         for record in group:
             for name, value in record["metrics"].items():
@@ -868,6 +1000,7 @@ def run_seeds(
     **settings,  # passed on to every run
 ) -> list:  # results in the order of the seeds
     "Run a function once a seed through joblib: one after the other, in processes, or on a Dask or Ray cluster."
+    if not hasattr(seeds, "__iter__") or isinstance(seeds, str): raise ValueError(f"seeds must be a list, got {seeds!r}; write range({seeds}) for so many runs")
     seeds = list(seeds)
     if not seeds: raise ValueError("seeds is empty; pass at least one")
     if len(set(seeds)) != len(seeds): raise ValueError(f"seeds must differ, got {seeds}; the same seed gives the same run")

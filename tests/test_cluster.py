@@ -61,7 +61,7 @@ def test_mirrored_strategy_on_two_cpu_replicas():
 def test_accelerate_on_two_processes(tmp_path):
     pytest.importorskip("accelerate")
     code = """
-        import sys, torch
+        import os, torch
         from accelerate import Accelerator
         from hierlearn.training import TorchCheckpoint
         accelerator = Accelerator(cpu=True)
@@ -77,7 +77,10 @@ def test_accelerate_on_two_processes(tmp_path):
                 optimizer.zero_grad(); accelerator.backward(loss); optimizer.step()
         plain = accelerator.unwrap_model(net)
         if accelerator.is_main_process: TorchCheckpoint(FOLDER, model=plain).save(0)
-        print("processes", accelerator.num_processes, type(net).__name__, sum(p.double().sum().item() for p in plain.parameters()))
+        print("processes", accelerator.num_processes, type(net).__name__, sum(p.double().sum().item() for p in plain.parameters()), flush=True)
+        accelerator.wait_for_everyone()
+        if accelerator.num_processes > 1: torch.distributed.destroy_process_group()
+        os._exit(0)  # Gloo's threads now and then crash an interpreter that shuts down in the usual way
         """
     def free_port():
         with socket.socket() as s:

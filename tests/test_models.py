@@ -82,6 +82,10 @@ def test_picture_batch_cuts_the_middle():
     (lambda: build_six_layer_net(0), ValueError, "at least 1"),
     (lambda: build_six_layer_net(10, widths=(1, 2)), ValueError, "six numbers"),
     (lambda: build_six_layer_net(10, image_size=4), ValueError, "at least 8"),
+    (lambda: build_six_layer_net("3"), ValueError, "num_classes must be an integer"),
+    (lambda: build_six_layer_net(3, image_size=(32, 32)), ValueError, "image_size must be an integer"),
+    (lambda: build_six_layer_net(3, widths=32), ValueError, "tuple of six"),
+    (lambda: build_six_layer_net(3, channels=0), ValueError, "channels must be at least 1"),
     (lambda: build_six_layer_net(10, pooling="sum"), ValueError, "'average' or 'max'"),
     (lambda: open_picture(3), ValueError, "got int"),
     (lambda: open_picture(np.zeros((4, 4, 3))), ValueError, "uint8"),
@@ -182,7 +186,14 @@ ours.layers[2].trainable = False  # a frozen layer keeps its statistics
 before = ours.layers[2].get_weights()
 ours.layers[2](np.ones((2, 4, 4, 6), "float32"), training=True)
 assert all((a == b).all() for a, b in zip(before, ours.layers[2].get_weights()))
-flat = fused_batch_norm(axis=1, name="flat")  # another shape goes Keras' own way
+stock = net(keras.layers.BatchNormalization, "float32")
+ours.save_weights({str(tmp_path / "w.weights.h5")!r})
+stock.load_weights({str(tmp_path / "w.weights.h5")!r})  # files of weights fit both kinds
+np.testing.assert_allclose(ours.predict(x, verbose=0), stock.predict(x, verbose=0), atol=1e-4)
+for dtype in ("float64", "float16"):  # what the operation does not take goes Keras' own way, and so does another shape
+    assert keras.backend.standardize_dtype(fused_batch_norm(dtype=dtype)(np.ones((2, 3, 3, 4), dtype), training=True).dtype) == dtype
+assert fused_batch_norm()(np.ones((2, 3, 3, 4), "int32"), training=True).shape == (2, 3, 3, 4) or keras.backend.backend() == "torch"
+flat = fused_batch_norm(axis=1, name="flat")
 assert flat(np.ones((5, 3), "float32"), training=True).shape == (5, 3)
 print("same")
 """

@@ -149,6 +149,7 @@ def test_runs_are_averaged():
     refused(plot_runs, {"a": []}, says="same number of epochs")
     refused(plot_runs, {"a": [{"loss": [1]}, {"loss": [1, 2]}]}, "loss", says="same number of epochs")
     refused(plot_runs, runs, "top5", says="has no 'top5'")
+    for bad in ([{"loss": [1]}], {"loss": [1, 2]}, {"a": [[1, 2]]}): refused(plot_runs, bad, says="runs must be a dict")
 
 
 def test_history_refused():

@@ -342,3 +342,211 @@ def test_results_are_found_where_no_notebook_folder_is(tmp_path, monkeypatch):
     (tmp_path / "results" / "alexnet_small.quick.json").write_text('{"header": {}, "metrics": {}}')
     assert read_record("alexnet_small", "quick")["metrics"] == {}  # the notebook's own folder comes first
     with pytest.raises(FileNotFoundError, match="no record"): find_result("alexnet_small.quick.json", tmp_path)
+
+
+# ---- what a reader of the page tried
+
+def test_digests_are_stable_and_tell_apart():
+    code = "from hierlearn.training import config_digest; print(config_digest({'t': {'a', 'b', 'c'}, 1: (2.5, None)}))"
+    digests = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONHASHSEED": str(n)}).stdout for n in range(3)}
+    assert len(digests) == 1
+    a = np.zeros(5000)
+    b = a.copy(); b[2500] = 1
+    assert config_digest({"w": a}) != config_digest({"w": b}) and config_digest({1: 2, "a": 3}) == config_digest({"a": 3, 1: 2})
+    assert config_digest(draw) == config_digest(draw) != config_digest(test_run_seeds)
+    with pytest.raises(ValueError, match="cannot hold a object"): config_digest({"x": object()})
+
+
+def test_foreign_files_stay_and_do_not_count(tmp_path):
+    folder = CheckpointFolder(tmp_path, "d")
+    strangers = ("epoch-00000-features.npz", "epoch-best.npz", "epoch-final.npz")
+    for name in strangers: np.savez(tmp_path / name, a=1)
+    for epoch in (0, 1, 2, 100_000): folder.save(np.int64(epoch), {"w": np.zeros(1)}, {})
+    assert sorted(os.listdir(tmp_path)) == sorted([*strangers, "epoch-00002.npz", "epoch-100000.npz"]) and folder.load()[1]["epoch"] == 100_000
+
+
+def test_unreadable_is_not_damaged(tmp_path, monkeypatch):
+    folder = CheckpointFolder(tmp_path, "d")
+    for epoch in range(2): folder.save(epoch, {"w": np.zeros(1)}, {})
+    real = open
+    def refused(path, *args, **more):
+        if str(path).endswith("00001.npz"): raise PermissionError(13, "Permission denied")
+        return real(path, *args, **more)
+    monkeypatch.setattr("builtins.open", refused)
+    with pytest.raises(CheckpointError, match="cannot be read: Permission denied; nothing was changed"): folder.load()  # going on from the older one would overwrite a good file
+
+
+def test_an_array_that_went_missing_is_damage(tmp_path):
+    save_checkpoint(tmp_path / "x.npz", {"a": np.zeros(2), "b": np.ones(2)}, {})
+    with np.load(tmp_path / "x.npz") as f: kept = {name: f[name] for name in f.files if name != "b"}
+    np.savez(tmp_path / "x.npz", **kept)
+    with pytest.raises(CheckpointError, match="not a whole checkpoint") as error: load_checkpoint(tmp_path / "x.npz")
+    assert error.value.damaged
+    with pytest.raises(ValueError, match="no array can be called 'file'"): save_checkpoint(tmp_path / "y.npz", {"file": np.zeros(1)}, {})
+    with pytest.raises(ValueError, match="what JSON holds"): save_checkpoint(tmp_path / "y.npz", {}, {"loss": np.float32(1)})
+    save_checkpoint(tmp_path / "z.npz", {}, {"types": 3})
+    assert load_checkpoint(tmp_path / "z.npz")[1] == {"types": 3}
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write into .*; choose a folder"): CheckpointFolder(tmp_path / "file" / "below", "d").check_writable()
+    CheckpointFolder(tmp_path / "new", "d").check_writable()
+    assert os.listdir(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("monitor, values, best", [("val_accuracy", [float("nan"), 0.1, 0.5, 0.4], 2), ("val_accuracy", [0.3, float("nan"), 0.2, 0.5], 3), ("val_mae", [0.9, 0.8, 0.7, 0.75], 2), ("val_loss", [1.0, 3.0, 2.0, 5.0], 0)])
+@keras_needed
+def test_the_best_epoch(monitor, values, best, monkeypatch):
+    import keras
+    x, y = some_data()
+    class Planned(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None): logs[monitor] = values[epoch]; weights.append(self.model.get_weights())
+    weights = []
+    monkeypatch.setattr(training._Progress, "check_monitor", lambda self, measured: None)  # the plan's name is not one that Keras measures
+    model = keras_model()
+    fit(model, Batches(x, y, 8), (x, y), 4, monitor=monitor, callbacks=[Planned()], progress=False)
+    assert [n for n, w in enumerate(weights) if all(np.array_equal(a, b) for a, b in zip(w, model.get_weights()))] == [best]
+    assert training._sign("val_accuracy", "min") == -1 and training._sign("val_mae") == -1 and training._sign("val_recall") == 1 and training._sign("perplexity") == -1
+
+
+@keras_needed
+def test_what_fit_refuses_at_once(tmp_path):
+    import keras
+    x, y = some_data()
+    batches, sgd = Batches(x, y, 8), keras.optimizers.SGD
+    cases = {"steps_per_execution=1": lambda: fit(keras_model(steps_per_execution=2), batches, (x, y), 1), "use_ema": lambda: fit(keras_model(optimizer=sgd(0.1, use_ema=True)), batches, (x, y), 1),
+             "schedule of its own": lambda: fit(keras_model(optimizer=sgd(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9))), batches, (x, y), 1, cosine_schedule(0.1, 4)),
+             "no effect": lambda: fit(keras_model(), batches, (x, y), 1, cosine_schedule(0.1, 4), callbacks=[keras.callbacks.ReduceLROnPlateau()]),
+             "needs validation": lambda: fit(keras_model(), batches, None, 1), "dropout must be a function": lambda: fit(keras_model(dropout=True), batches, (x, y), 1, dropout=0.3),
+             "gives 2 rates for 1 layers": lambda: fit(keras_model(dropout=True), batches, (x, y), 1, dropout=lambda s: [0.1, 0.2]), "a number of at least 0": lambda: fit(keras_model(), batches, (x, y), 1, lambda s: None),
+             "must be Batches": lambda: fit(keras_model(), (x, y), (x, y), 1), "mode must be": lambda: fit(keras_model(), batches, (x, y), 1, mode="best")}
+    for text, bad in cases.items():
+        with pytest.raises(ValueError, match=text) as error: bad()
+        assert one_line(error)
+    with pytest.raises(ValueError, match="batch_size must be an integer"): Batches(x, y, 8.0)
+    with pytest.raises(ValueError, match="counted from 0"): batches.batch(-1)
+    with pytest.raises(ValueError, match="read-only"): batches.order(0).sort()
+    assert Batches(x.tolist(), y.tolist(), 8).batch(0)[1].shape == (8,)
+    with pytest.raises(ValueError, match="whole numbers of steps"): step_schedule([1, 0.1, 0.01], [0.5, 0.75])
+
+
+@keras_needed
+def test_another_run_does_not_resume(tmp_path):
+    import keras
+    x, y = some_data()
+    run = lambda epochs, images=x, model=None, **more: fit(model or keras_model(), Batches(images, y, 8), (x, y), epochs, checkpoints=tmp_path, progress=False, **more)
+    run(1)
+    for change, text in ((dict(images=x + 1), "content"), (dict(monitor="val_loss"), "monitor"), (dict(schedule=cosine_schedule(0.1, 8)), "schedule"), (dict(model=keras_model(optimizer=keras.optimizers.SGD(0.1, momentum=0.5))), "another optimiser")):
+        with pytest.raises(CheckpointError, match=text): run(2, **change)
+    with pytest.raises(CheckpointError, match="different: validation"): fit(keras_model(), Batches(x, y, 8), None, 2, monitor="accuracy", checkpoints=tmp_path / "b", progress=False) if fit(keras_model(), Batches(x, y, 8), (x, y), 1, monitor="accuracy", checkpoints=tmp_path / "b", progress=False) else None
+    with pytest.warns(UserWarning, match="EarlyStopping does not remember"): run(2, callbacks=[keras.callbacks.EarlyStopping(patience=9)])
+
+
+@keras_needed
+def test_callbacks_draw_on_and_a_stopped_run_says_so(tmp_path, capsys):
+    import keras
+    x, y = some_data()
+    def run(epochs, folder, stop=None):
+        drawn, model = [], keras_model()
+        class Draws(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None): drawn.append(np.random.randint(10**6))
+            def on_epoch_end(self, epoch, logs=None):
+                drawn.append(np.random.randint(10**6))
+                if epoch == stop: self.model.stop_training = True
+        fit(model, Batches(x, y, 8), (x, y), epochs, checkpoints=folder, callbacks=[Draws()], progress=False)
+        return drawn
+    whole = run(4, tmp_path / "whole")
+    assert len(set(whole)) == 8
+    assert run(2, tmp_path / "part") + run(4, tmp_path / "part") == whole  # the draws of a resumed run go on, too
+    run(6, tmp_path / "stopped", stop=1)
+    assert run(6, tmp_path / "stopped") == [] and "ended this training after epoch 2" in capsys.readouterr().err
+
+
+def test_torch_parts(tmp_path):
+    torch = pytest.importorskip("torch")
+    net, rng = torch.nn.Linear(2, 2), np.random.default_rng(0)
+    optimizer = torch.optim.Adam(net.parameters())
+    checkpoint = TorchCheckpoint(tmp_path, model=net, optimizer=optimizer, rng=rng)
+    checkpoint.save(np.int64(0), best=True, loss=np.float32(1), table={0: (1, 2)}, t=torch.ones(2))
+    drawn = rng.random()
+    first, info = TorchCheckpoint(tmp_path, model=net, optimizer=optimizer, rng=rng).resume()
+    assert first == 1 and info["loss"] == 1 and info["table"] == {0: (1, 2)} and torch.equal(info["t"], torch.ones(2)) and rng.random() == drawn
+    with pytest.raises(CheckpointError, match="holds a Adam as optimizer, not a SGD"): TorchCheckpoint(tmp_path, model=net, optimizer=torch.optim.SGD(net.parameters(), 0.1), rng=rng).resume()
+    other = torch.nn.Linear(2, 2)
+    before = other.weight.clone()
+    class Part:
+        def state_dict(self): return {"a": 1}
+        def load_state_dict(self, state): raise KeyError("b")
+    TorchCheckpoint(tmp_path / "two", model=net, part=Part()).save(0)
+    with pytest.raises(CheckpointError, match="another part"): TorchCheckpoint(tmp_path / "two", model=other, part=Part()).resume()
+    assert torch.equal(other.weight, before)  # all parts, or none
+    with pytest.raises(ValueError, match="pass model="): TorchCheckpoint(tmp_path / "three", net=net).save(0, best=True)
+    CheckpointFolder(tmp_path / "four", config_digest(None)).save(0, {}, {})
+    with pytest.raises(CheckpointError, match="not written by a TorchCheckpoint"): TorchCheckpoint(tmp_path / "four", model=net).resume()
+
+
+def fastai_learner(*cbs):
+    import torch
+    from fastai.data.core import DataLoaders
+    from fastai.data.load import DataLoader
+    from fastai.learner import Learner
+    set_seed(0)
+    data = [(torch.randn(5), torch.tensor(i % 3)) for i in range(24)]
+    loaders = DataLoaders(DataLoader(data, bs=8, shuffle=True, num_workers=0), DataLoader(data, bs=8, num_workers=0))
+    return Learner(loaders, torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)), loss_func=torch.nn.functional.cross_entropy, cbs=list(cbs))
+
+
+def test_fastai_trackers_and_two_fits(tmp_path):
+    pytest.importorskip("fastai")
+    import torch
+    from fastai.callback.core import Callback
+    from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
+    class Dies(Callback):
+        order = 70
+        def __init__(self, at): self.at, self.ran = at, []
+        def before_batch(self):
+            if not self.training: return
+            if self.at == (self.learn.fits, self.epoch): raise KeyboardInterrupt
+            if (self.learn.fits, self.epoch) not in self.ran: self.ran.append((self.learn.fits, self.epoch))
+        def after_fit(self): self.learn.fits += 1
+    def run(folder, at=None):
+        dies = Dies(at)
+        learn = fastai_learner(dies, ReduceLROnPlateau(patience=0, min_delta=9), EarlyStoppingCallback(patience=9))
+        learn.fits = 0
+        checkpoint = fastai_checkpoint(folder, restore_best=False)
+        try:
+            with learn.no_bar(), learn.no_logging():
+                learn.fit(2, 0.01, cbs=checkpoint)
+                learn.fit(3, 0.02, cbs=checkpoint)
+        except KeyboardInterrupt: pass
+        return torch.cat([p.detach().ravel() for p in learn.model.parameters()]), dies.ran
+    whole, ran = run(tmp_path / "whole")
+    assert ran == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    run(tmp_path / "part", at=(1, 1))
+    again, ran = run(tmp_path / "part")
+    assert ran == [(1, 1), (1, 2)] and torch.equal(whole, again)  # the first fit and one epoch of the second were there
+    learn = fastai_learner(SaveModelCallback())
+    with pytest.raises(ValueError, match="keeps the best weights itself"), learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=fastai_checkpoint(tmp_path / "save"))
+    from fastai.optimizer import SGD
+    learn = fastai_learner()
+    learn.opt_func = SGD
+    with pytest.raises(CheckpointError, match="another optimiser"), learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=fastai_checkpoint(tmp_path / "whole"))
+
+
+def test_records_are_pooled_and_counted_as_they_should(tmp_path):
+    torch = pytest.importorskip("torch")
+    write = lambda a, config=None, **more: write_record("demo", "tiny", {"acc": a, "parameters": 1234}, config or {"epochs": 1}, folder=tmp_path, **more)
+    rows = compare([write(0.1, precision="float32"), write(0.9, precision="bfloat16")]).rows
+    assert [row["acc"] for row in rows] == ["0.1000", "0.9000"] and rows[0]["parameters"] == "1,234"
+    assert compare({"a": [write(0.1), write(0.2), write(float("nan"))]}).rows[0]["acc"] == "0.1500 ± 0.0707 (2 of 3)"
+    assert [write([0.1] * 3, seed=s)["header"]["runs"] for s in (range(3), np.arange(3), (0, 1, 2))] == [3, 3, 3]
+    assert write(torch.tensor(0.5))["metrics"]["acc"] == 0.5 and write(torch.tensor([0.5, 1]))["metrics"]["acc"] == [0.5, 1.0]
+    assert [row["run"] for row in compare([write(0.1), write(0.2, {"epochs": 2})]).rows] == ["demo (tiny), epochs=1", "demo (tiny), epochs=2"]
+    assert compare(write(0.25)).rows[0]["acc"] == "0.2500"
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ValueError, match="bad.json is not a whole record"): compare(str(tmp_path / "bad.json"))
+    with pytest.raises(ValueError, match="is not a record"): compare([{"a": 1}])
+    with pytest.raises(ValueError, match="unknown profile 'quik'"): read_record("alexnet_small", "quik")
+    with pytest.raises(ValueError, match="name of letters"): write_record("../evil", "tiny", {"a": 1}, folder=tmp_path)
+    with pytest.raises(ValueError, match="must be a list"): run_seeds(draw, 3)
