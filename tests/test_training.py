@@ -124,15 +124,15 @@ def test_no_code_is_run_by_a_checkpoint(tmp_path):
 
 
 @settings(max_examples=50, deadline=None)
-@given(place=st.floats(0, 0.999), cut=st.booleans())
-def test_a_damaged_checkpoint_is_noticed(tmp_path_factory, place, cut):
+@given(place=st.floats(0, 0.999), cut=st.booleans(), flip=st.sampled_from([1, 0x80, 0xFF]))
+def test_a_damaged_checkpoint_is_noticed(tmp_path_factory, place, cut, flip):
     folder = CheckpointFolder(tmp_path_factory.mktemp("ck"), "d")
     for epoch in range(2): folder.save(epoch, {"w": np.random.default_rng(0).random(500)}, {})
     newest = folder.files()[-1]
     content = bytearray(newest.read_bytes())
     at = int(place * len(content))
     if cut: content = content[:at]
-    else: content[at] ^= 0xFF
+    else: content[at] ^= flip
     newest.write_bytes(content)
     arrays, info = folder.load()  # the damage hit unused bytes of the container, or the checkpoint before it is used
     assert info["epoch"] in (0, 1) and np.array_equal(arrays["w"], np.random.default_rng(0).random(500))

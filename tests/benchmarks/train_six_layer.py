@@ -161,6 +161,7 @@ def main():
     parser.add_argument("--shift", type=int)
     parser.add_argument("--limit", type=int, help="use so many images of each part only, to try the script")
     parser.add_argument("--results", default="nbs/results", help="folder of records")
+    parser.add_argument("--record", help="name of the record; default: vgg6_<data>")
     parser.add_argument("--checkpoints", default="checkpoints", help="folder of checkpoints; each configuration has its own inside")
     parser.add_argument("--logits", action="store_true", help="write six_layer_<data>.npz as well (always for cifar100)")
     given = parser.parse_args()
@@ -180,7 +181,7 @@ def main():
                "validation_accuracy": float((validation_logits.argmax(1) == validation[1]).mean()),
                "parameters": sum(p.numel() for p in net.parameters()) + sum(b.numel() for n, b in net.named_buffers() if "running" in n)}
     results = Path(given.results)
-    write_record(f"vgg6_{config.data}", "tiny" if config.data == "shapes" else "quick", metrics, asdict(config), config.data, data.digest, config.seed, sum(history["seconds"]),
+    write_record(given.record or f"vgg6_{config.data}", "tiny" if config.data == "shapes" else "quick", metrics, asdict(config), config.data, data.digest, config.seed, sum(history["seconds"]),
                  config.precision, history, results, framework="torch", torch_threads=torch.get_num_threads())
     if given.logits or config.data == "cifar100":
         np.savez_compressed(results / f"six_layer_{config.data}.npz", validation_logits=validation_logits.astype(np.float16), test_logits=test_logits.astype(np.float16),
