@@ -346,8 +346,8 @@ def find_head(
     if not fitting: raise ValueError(f"the last layer {found[-1][0]!r} has {found[-1][2]} outputs, but there are {classes} classes; pass taxonomy= (a Taxonomy or the list of class names in output order)")
     name, layer, _ = fitting[-1]
     if framework == "keras": weights, bias = (np.asarray(import_extra("keras", "keras").ops.convert_to_numpy(v)) if v is not None else None for v in (layer.kernel, layer.bias))
-    else: weights, bias = layer.weight.detach().cpu().float().numpy().T, None if layer.bias is None else layer.bias.detach().cpu().float().numpy()
-    weights = weights.reshape(-1, weights.shape[-1]) if framework == "keras" else weights.reshape(-1, weights.shape[-2] if weights.ndim == 4 else weights.shape[0], weights.shape[-1])[0]
+    else: weights, bias = layer.weight.detach().cpu().float().flatten(1).numpy().T, None if layer.bias is None else layer.bias.detach().cpu().float().numpy()
+    weights = weights.reshape(-1, weights.shape[-1])
     bias = np.zeros(weights.shape[1], weights.dtype) if bias is None else bias
     if not (np.isfinite(weights).all() and np.isfinite(bias).all()): raise ValueError(f"the weights of layer {name!r} hold NaN or infinity; load the model again, its training may have diverged")
     return Head(name, weights, bias, layer)

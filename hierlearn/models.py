@@ -39,16 +39,15 @@ def fused_batch_norm_class():  # a subclass of `keras.layers.BatchNormalization`
         def call(self, inputs, training=None, mask=None):
             backend, axis = keras.backend.backend(), self.axis if isinstance(self.axis, int) else None
             plain = mask is None and self.scale and self.center and not self.synchronized and not getattr(self, "renorm", False)
-            known = keras.backend.standardize_dtype(inputs.dtype) in ("float32", "bfloat16") and keras.backend.standardize_dtype(self.moving_mean.dtype) == "float32" == keras.backend.standardize_dtype(self.gamma.dtype if self.gamma is not None else "float32")
-            if not plain or not known or len(inputs.shape) != 4 or axis not in (-1, 3) or backend not in ("tensorflow", "torch"): return super().call(inputs, training=training, mask=mask)
+            shaped = len(inputs.shape) == 4 and axis in (-1, 3) and keras.backend.standardize_dtype(inputs.dtype) in ("float32", "bfloat16") and self.variable_dtype == "float32"
+            if not (plain and shaped and backend in ("tensorflow", "torch")): return super().call(inputs, training=training, mask=mask)
             training = bool(training) and self.trainable
             # weights and statistics stay float32 when the activations are bfloat16
             gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
             old_mean, old_variance = ops.convert_to_tensor(self.moving_mean), ops.convert_to_tensor(self.moving_variance)
             if backend == "tensorflow":
                 raw = import_extra("tensorflow", "keras").raw_ops.FusedBatchNormV3
-                known = ([], []) if training else (old_mean, old_variance)
-                outputs, mean, variance, *_ = raw(x=inputs, scale=gamma, offset=beta, mean=known[0], variance=known[1], epsilon=self.epsilon, is_training=training)
+                outputs, mean, variance, *_ = raw(x=inputs, scale=gamma, offset=beta, mean=[] if training else old_mean, variance=[] if training else old_variance, epsilon=self.epsilon, is_training=training)
                 size = ops.cast(ops.size(inputs) // inputs.shape[-1], "float32")
                 variance = variance * ((size - 1) / size)  # TensorFlow divides by n - 1, Keras by n
             else:
@@ -178,10 +177,9 @@ def predict(
     torch = _import_torch()
     modes = [(module, module.training) for module in model.modules()]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    try: model.train(False)
+    except NotImplementedError: pass  # an exported program has one mode
     try:
-        model.train(False)
-        with torch.inference_mode(): return np.concatenate([model(torch.from_numpy(part).to(device)).cpu().numpy() for part in parts])
-    except NotImplementedError:  # exported programs cannot change their mode
         with torch.inference_mode(): return np.concatenate([model(torch.from_numpy(part).to(device)).cpu().numpy() for part in parts])
     finally:
         for module, mode in modes: module.training = mode

@@ -563,8 +563,9 @@ def _sign(monitor, mode=None):
     "1 where the highest value is the best, -1 where the lowest is."
     if mode not in (None, "max", "min"): raise ValueError(f"mode must be 'max', 'min' or None, got {mode!r}")
     if mode: return 1 if mode == "max" else -1
-    words = set(re.split(r"[^a-z]+", monitor.lower()))
-    return -1 if words & {"loss", "error", "mae", "mse", "rmse", "msle", "mape", "perplexity", "divergence", "crossentropy", "entropy", "brier", "ece", "distance", "severity"} else 1
+    name = monitor.lower()
+    words = set(re.split(r"[^a-z]+", name))
+    return -1 if "loss" in name or "error" in name or words & {"mae", "mse", "rmse", "msle", "mape", "perplexity", "divergence", "crossentropy", "entropy", "brier", "ece", "distance", "severity"} else 1
 
 def _outline(model):
     "Layers and optimiser of a Keras model as text, names and learning rate left out: they differ between equal models."
@@ -599,8 +600,8 @@ class _Progress:
         saved = [arrays[f"state/{i}"] for i in range(sum(name.startswith("state/") for name in arrays))]
         if [a.shape for a in saved] != [tuple(v.shape) for v in variables]:
             raise CheckpointError(f"the checkpoint in {where} holds {len(saved)} arrays of another model; choose another folder or delete it")
-        if other := [name for name, value in self.data.items() if info["data"].get(name) != value]: raise CheckpointError(f"the checkpoint in {where} comes from other data or batches (different: {', '.join(other)}); choose another folder or delete it")
-        if info["outline"] != _outline(self.model): raise CheckpointError(f"the checkpoint in {where} belongs to a model with other layers, settings of layers, or another optimiser; choose another folder or delete it")
+        if other := [name for name, value in self.data.items() if info.get("data", {}).get(name) != value]: raise CheckpointError(f"the checkpoint in {where} comes from other data or batches (different: {', '.join(other)}); choose another folder or delete it")
+        if info.get("outline") != _outline(self.model): raise CheckpointError(f"the checkpoint in {where} belongs to a model with other layers, settings of layers, or another optimiser; choose another folder or delete it")
         if done > self.epochs: raise CheckpointError(f"the checkpoint in {where} has {done} epochs, more than epochs={self.epochs}; ask for at least {done} or choose another folder")
         if self.monitor not in info["history"]: raise ValueError(f"monitor={self.monitor!r} is not measured; choose one of {', '.join(sorted(info['history']))}")
         for variable, value in zip(variables, saved): variable.assign(ops.cast(ops.convert_to_tensor(value), variable.dtype))
