@@ -37,7 +37,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .datasets import has_data
-from .taxonomy import import_extra
+from .basics import import_extra
 
 # %% ../nbs/04_training.ipynb #4c2b0a32
 PROFILES = ("tiny", "quick", "full")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import hierlearn
 from hierlearn.taxonomy import (CIFAR10_CLASSES, CIFAR10_HIERARCHY, CIFAR100_CLASSES, CIFAR100_HIERARCHY, HDCNN_CLUSTERS, PET_BREEDS,
-                                PETS_HIERARCHY, SHAPES_HIERARCHY, Taxonomy, import_extra)
+                                PETS_HIERARCHY, SHAPES_HIERARCHY, Taxonomy)
 
 SIX = [("thing", "animal"), ("thing", "vehicle"), ("animal", "pet"), ("animal", "wolf"), ("pet", "cat"), ("pet", "dog"),
        ("vehicle", "bus"), ("vehicle", "boat"), ("vehicle", "plane")]

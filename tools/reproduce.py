@@ -1,6 +1,6 @@
 """Run a lesson's profile again and set the result beside its record.
 
-usage: reproduce.py LESSON [--profile quick] [--results FOLDER]      LESSON: alexnet_small, or 10_alexnet_small
+usage: reproduce.py LESSON [--profile quick] [--results FOLDER]      LESSON: alexnet_small, or 20_alexnet_small
 """
 import argparse
 import importlib

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hierlearn import exercises as module
-from hierlearn.exercises import UNFINISHED, Exercises, Hint, expect, expect_close, expect_raises
+from hierlearn.checks import UNFINISHED, Exercises, Hint, expect, expect_close, expect_raises
 
 NBS = Path(__file__).resolve().parent.parent / "nbs"
 
