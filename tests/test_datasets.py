@@ -1,4 +1,4 @@
-"hierlearn.datasets: the official layout, downloads from a local server, the embedded shapes, picture folders, and all bad input."
+"hierlearn.datasets: the official layout, downloads from a local server, picture folders, and all bad input."
 import functools
 import hashlib
 import http.server
@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hierlearn import datasets as D
-from hierlearn.taxonomy import PET_BREEDS, SHAPES_HIERARCHY
+from hierlearn.taxonomy import PET_BREEDS
 
-NAMES = {"ARCHIVES", "PICTURE_SUFFIXES", "Archive", "Dataset", "ImageFiles", "Split", "data_root", "download_archive", "draw_shapes", "has_data", "load_cats_dogs",
-         "load_cifar10", "load_cifar100", "load_image_folder", "load_imagenet_samples", "load_pets", "load_shapes", "read_cifar_file", "read_image", "stratified_split"}
+NAMES = {"ARCHIVES", "PICTURE_SUFFIXES", "Archive", "Dataset", "ImageFiles", "Split", "download_archive", "has_data", "load_cats_dogs",
+         "load_cifar10", "load_cifar100", "load_image_folder", "load_imagenet_samples", "load_pets", "open_picture", "read_cifar_file", "read_image", "stratified_split"}
 
 
 def test_every_name_is_known_here(): assert set(D.__all__) == NAMES
@@ -109,16 +109,6 @@ def test_real_cifar100(cifar100_root):
 
 
 # --- where data live ------------------------------------------------------------------------------
-
-def test_data_root_order(monkeypatch, tmp_path):
-    monkeypatch.setenv("HIERLEARN_DATA", str(tmp_path))
-    assert D.data_root() == tmp_path and D.data_root("x") == Path("x")
-    for platform, variable, tail in (("linux", "XDG_CACHE_HOME", "hierlearn"), ("win32", "LOCALAPPDATA", "Cache")):
-        monkeypatch.setenv("HIERLEARN_DATA", ""); monkeypatch.setattr(D.sys, "platform", platform); monkeypatch.setenv(variable, str(tmp_path))
-        assert D.data_root().is_relative_to(tmp_path) and D.data_root().name == tail
-    monkeypatch.setattr(D.sys, "platform", "darwin")
-    assert D.data_root().parts[-3:] == ("Library", "Caches", "hierlearn")
-
 
 def test_missing_data_names_the_three_ways(tmp_path):
     for load, name in ((D.load_cifar10, "cifar10"), (D.load_cifar100, "cifar100")):
@@ -328,36 +318,6 @@ def test_stratified_split_shuffles():
     (np.zeros((5, 2), int), 2, "flat array of integers"), (np.zeros(5), 2, "flat array of integers, got float64")])
 def test_bad_splits(labels, n, message):
     with pytest.raises(ValueError, match=message): D.stratified_split(labels, n)
-
-
-# --- shapes --------------------------------------------------------------------------------------------
-
-def test_shapes_form():
-    data = D.load_shapes(205, 41, seed=3)
-    assert data.class_names == tuple(f for fs in SHAPES_HIERARCHY.values() for f in fs) and data.coarse_names == tuple(SHAPES_HIERARCHY)
-    assert data.fine_to_coarse == tuple(i // 4 for i in range(20)) and (data.train.coarse_labels == data.train.labels // 4).all()
-    counts = np.bincount(data.train.labels, minlength=20)
-    assert data.train.images.shape == (205, 32, 32, 3) and data.train.images.dtype == np.uint8 and counts.max() - counts.min() <= 1
-    assert (np.diff(data.train.labels) != 0).mean() > 0.8 and data.test.labels.dtype == np.int64
-    assert len(np.unique(data.train.images.reshape(205, -1), axis=0)) == 205
-
-
-def test_shapes_are_seeded_and_the_same_everywhere():
-    data = D.load_shapes(100, 40)
-    assert data.digest == D.load_shapes(100, 40).digest and data.digest != D.load_shapes(100, 40, seed=1).digest
-    assert np.array_equal(data.test.images, D.load_shapes(60, 40).test.images)  # the parts are independent
-    assert data.digest[:16] == "9ff63bc701a2a370"
-
-
-def test_draw_shapes():
-    images = D.draw_shapes(np.arange(20), seed=(1, 2), image_size=48)
-    assert images.shape == (20, 48, 48, 3) and np.array_equal(images[5], D.draw_shapes([5], seed=(1, 2), image_size=48)[0])
-    assert D.draw_shapes(np.empty(0, int)).shape == (0, 32, 32, 3)
-    for bad, message in (([20], "0..19"), ([-1], "0..19"), ([0.5], "flat array of integers"), ([[1]], "flat array of integers")):
-        with pytest.raises(ValueError, match=message): D.draw_shapes(np.array(bad))
-    with pytest.raises(ValueError, match="at least 16 pixels"): D.draw_shapes([0], image_size=8)
-    for bad in (0, -1, 2.5, True):
-        with pytest.raises(ValueError, match="must be positive integers"): D.load_shapes(bad, 10)
 
 
 # --- picture folders -----------------------------------------------------------------------------------

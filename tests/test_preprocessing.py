@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierlearn import preprocessing as P
-from hierlearn.datasets import load_cifar10, load_shapes
+from hierlearn.datasets import load_cifar10
+from hierlearn.shapes import load_shapes
 
 NAMES = {"channel_statistics", "standardize", "random_flip", "random_crop", "ColorPCA", "color_pca", "color_shift", "augment_color", "global_contrast_normalization", "ZCA"}
 

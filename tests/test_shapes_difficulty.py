@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from hierlearn.datasets import load_shapes
+from hierlearn.shapes import load_shapes
 from hierlearn.preprocessing import channel_statistics, random_crop, standardize
 
 torch = pytest.importorskip("torch")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hierlearn import preprocessing as P
-from hierlearn.datasets import load_shapes
+from hierlearn.shapes import load_shapes
 
 BATCH, REPEATS = 128, 40
 
