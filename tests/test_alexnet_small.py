@@ -13,9 +13,11 @@ import pytest
 keras = pytest.importorskip("keras")
 from keras import ops
 
-from hierlearn import alexnet_small as lesson
-from hierlearn.alexnet_small import (ABLATION_CONFIGS, ARMS, CONFIGS, AlexNetSmallConfig, LocalResponseNorm, build_alexnet_small, check, exercises, local_response_norm,
-                                     max_pool2d, pool_output_size, predict_ten_views, prepare, run_ablation, run_lesson, ten_views, train_alexnet_small)
+from hierlearn.alexnet_small import (LocalResponseNorm, build_alexnet_small, local_response_norm, max_pool2d,
+                                     pool_output_size, predict_ten_views, ten_views)
+from hierlearn.exercises.alexnet_small import check, exercises
+from hierlearn.experiments.alexnet_small import (ABLATION_CONFIGS, ARMS, CONFIGS, AlexNetSmallConfig, prepare,
+                                                 run_ablation, run_lesson, train_alexnet_small)
 
 SHORT = dataclasses.replace(CONFIGS["tiny"], epochs=1, precision="float32")
 
@@ -210,7 +212,8 @@ def test_backends():
     pytest.importorskip("torch")
     script = """
 import sys, numpy as np, keras, dataclasses
-from hierlearn.alexnet_small import CONFIGS, build_alexnet_small, train_alexnet_small
+from hierlearn.alexnet_small import build_alexnet_small
+from hierlearn.experiments.alexnet_small import CONFIGS, train_alexnet_small
 assert keras.backend.backend() == "torch"
 model = build_alexnet_small(width=0.2)
 rng = np.random.default_rng(0)
