@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 from matplotlib.colors import to_rgb
 
 from hierlearn import plots
-from hierlearn.metrics import accuracy_specificity_curve, expected_calibration_error, reliability_curve, severity_histogram
+from hierlearn.decisions import accuracy_specificity_curve
+from hierlearn.metrics import expected_calibration_error, reliability_curve, severity_histogram
 from hierlearn.plots import (Explorer, link_explorers, plot_accuracy_specificity, plot_arms, plot_confusion, plot_history, plot_kernels, plot_reliability,
                              plot_runs, plot_severity, plot_sunburst, plot_tree, plot_tree_confusion, show_explorer, show_images, taxonomy_order, use_svg)
 from hierlearn.taxonomy import Taxonomy
@@ -282,7 +283,7 @@ def test_100_leaves_can_be_read():
 # ---- measures ----
 def test_severity_shows_shares_of_mistakes(tree, judged):
     probs, labels = judged
-    histogram = severity_histogram(tree, probs.argmax(1), labels)
+    histogram = severity_histogram(tree, predictions=probs.argmax(1), labels=labels)
     ax = plot_severity(histogram)
     heights = [h for h in sorted(histogram) if h > 0]
     np.testing.assert_allclose([bar.get_height() for bar in ax.containers[0]], [histogram[h] / 400 for h in heights])

@@ -35,7 +35,8 @@ def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 def measure(samples, answer):
     import numpy as np
-    from hierlearn.metrics import _tables, evaluate
+    from hierlearn.metrics import _tables
+    from hierlearn.report import evaluate
     name, tree = taxonomy()
     _tables(tree)  # made once for each taxonomy
     rng = np.random.default_rng(0)
