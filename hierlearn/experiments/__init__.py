@@ -1,0 +1,1 @@
+"Experiments of the lessons: settings, stages, evidence; see `hierlearn.runs.REGISTRY`."
