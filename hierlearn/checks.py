@@ -6,162 +6,176 @@
 __all__ = ['UNFINISHED', 'Hint', 'expect', 'expect_close', 'expect_raises', 'Exercises']
 
 # %% ../nbs/16_checks.ipynb #c1584cc3
-import difflib, functools, re, types
+import functools
+import re
+from numbers import Real
+from types import FunctionType
+
 import numpy as np
+
+from .basics import listed, near, one_line, shown
 
 # %% ../nbs/16_checks.ipynb #77569968
 class Hint(Exception):
-    "A sentence that tells the reader what to look at next, without giving the answer away"
+    "A sentence that tells the reader what to look at, without giving the answer away."
 
-# %% ../nbs/16_checks.ipynb #57052d95
-def expect(condition, # truth value: what must hold of the answer
-           hint:str,  # the sentence shown when it does not hold
-          ):
-    "Raise `Hint(hint)` unless `condition` holds; an array of truth values must hold everywhere"
-    if not np.all(_as_array(condition)): raise Hint(hint)
-
-def _as_array(value):
-    "`value` as a NumPy array; PyTorch tensors are detached first"
-    for method in ('detach', 'cpu'):
+# %% ../nbs/16_checks.ipynb #57052d94
+def _array(value):
+    for method in ("detach", "cpu"):  # what a PyTorch tensor needs first
         if hasattr(value, method): value = getattr(value, method)()
     return np.asarray(value)
 
+# %% ../nbs/16_checks.ipynb #57052d95
+def expect(
+    condition,  # a truth value or an array of them: what must hold of the answer
+    hint: str,  # the sentence shown where it does not hold
+) -> None:
+    "Raise `Hint(hint)` unless `condition` holds, in every place of an array."
+    if not np.all(_array(condition)): raise Hint(hint)
+
+# %% ../nbs/16_checks.ipynb #a9818d34
+def _numbers(value, axes, hint):
+    "The answer as floats; text is no number, even where NumPy reads it as one."
+    kinds = {0: "a single number", 1: "an array with one axis"}
+    want = f"the result should be {kinds.get(axes, f'an array with {axes} axes')}"
+    try:
+        array = _array(value)
+        real = np.can_cast(array.dtype, float)
+        real = real or all(isinstance(v, Real) for v in array.flat)  # fractions
+    except (TypeError, ValueError): real = False  # a ragged list
+    if not real: raise Hint(f"{want}, but yours is {_told(value)}")
+    if array.ndim != axes: raise Hint(f"{want}; yours has shape {array.shape}. {hint}")
+    return array.astype(float)
+
+def _told(value):
+    is_function = isinstance(value, FunctionType)
+    return f"the function {value.__name__}" if is_function else shown(value)
+
 # %% ../nbs/16_checks.ipynb #a9818d33
-def expect_close(got,              # number or array: the reader's result
-                 wanted,           # number or array: the right result; never printed
-                 hint:str,         # the sentence shown when the values differ
-                 rtol:float=1e-4,  # relative tolerance
-                 atol:float=1e-6,  # absolute tolerance
-                ):
-    "Raise `Hint` unless `got` has the shape of `wanted` and equals it within the tolerances"
-    wanted = np.asarray(wanted)
-    try: got = _as_array(got).astype(float)
-    except (TypeError, ValueError):
-        raise Hint(f"the result should be {_kind(wanted)}, but yours is {_describe(got)}") from None
+def expect_close(
+    got,  # number or array: the reader's result
+    wanted,  # number or array: the right result; never printed
+    hint: str,  # the sentence shown where the values differ
+    rtol: float = 1e-4,  # relative tolerance
+    atol: float = 1e-6,  # absolute tolerance
+) -> None:
+    "Raise `Hint` unless `got` has the shape of `wanted` and is as good as equal."
+    wanted = np.asarray(wanted, float)
+    got = _numbers(got, wanted.ndim, hint)
     if got.shape != wanted.shape:
-        raise Hint(f"the result should be {_kind(wanted)}; yours has shape {got.shape}. {hint}" if got.ndim != wanted.ndim
-                   else f"the shape {got.shape} of your result is not the right one. {hint}")
-    if np.isnan(got).any() and not np.isnan(wanted.astype(float)).any(): raise Hint(f"your result holds NaN. {hint}")
-    if not np.allclose(got, wanted.astype(float), rtol=rtol, atol=atol, equal_nan=True): raise Hint(hint)
+        raise Hint(f"the shape {got.shape} of your result is not the right one. {hint}")
+    if np.isnan(got).any() and not np.isnan(wanted).any():
+        raise Hint(f"your result holds NaN. {hint}")
+    if not np.allclose(got, wanted, rtol, atol, equal_nan=True): raise Hint(hint)
 
-def _kind(wanted):
-    "What kind of value is wanted, without the value"
-    if wanted.ndim == 0: return 'a single number'
-    return 'an array with one axis' if wanted.ndim == 1 else f'an array with {wanted.ndim} axes'
-
-def _describe(value, limit=60):
-    "A short description of a value: scalars as they are, arrays by shape and type"
-    if hasattr(value, 'shape') and hasattr(value, 'dtype'):
-        return f"{type(value).__name__} of shape {tuple(value.shape)}"
-    if isinstance(value, types.FunctionType): return f"the function {value.__name__}"
-    text = ' '.join(repr(value).split())
-    return text if len(text) <= limit else text[:limit - 1] + '…'
+# %% ../nbs/16_checks.ipynb #e7de2189
+def _call(function, args, kwargs):
+    "The call as the reader would write it, long arguments shortened."
+    told = [*map(_told, args), *(f"{name}={_told(v)}" for name, v in kwargs.items())]
+    return f"{getattr(function, '__name__', 'your function')}({', '.join(told)})"
 
 # %% ../nbs/16_checks.ipynb #e7de2188
-def expect_raises(error,           # exception class (or tuple of classes) that the call must raise
-                  function,        # the reader's function
-                  *args,           # its positional arguments
-                  hint:str='',     # the sentence shown when nothing, or something else, is raised
-                  **kwargs):       # its keyword arguments
-    "Raise `Hint` unless `function(*args, **kwargs)` raises `error`"
+def expect_raises(
+    error,  # exception class, or a tuple of them, that the call must raise
+    function,  # the reader's function
+    *args,  # its positional arguments
+    hint: str = "",  # the sentence shown where nothing, or something else, is raised
+    **kwargs,  # its keyword arguments
+) -> None:
+    "Raise `Hint` unless `function(*args, **kwargs)` raises `error`."
+    missing = Hint(hint or f"{_call(function, args, kwargs)} should raise an error")
     try: function(*args, **kwargs)
-    except Hint as raised:
-        if isinstance(raised.__cause__, error): return
-        if raised.__cause__ is None: raise Hint(hint) from None    # it returned nothing
-        raise
+    except Hint as told:  # `check` tells the errors of the reader's function as hints
+        if isinstance(told.__cause__, error): return
+        raise (told if told.__cause__ else missing) from None
     except error: return
-    raise Hint(hint or f"{_call_text(function, args, kwargs)} should raise an error")
-
-def _call_text(function, args, kwargs):
-    "The call as the reader would write it, long arguments shortened"
-    parts = [_describe(a) for a in args] + [f"{k}={_describe(v)}" for k, v in kwargs.items()]
-    return f"{getattr(function, '__name__', 'your function')}({', '.join(parts)})"
+    raise missing
 
 # %% ../nbs/16_checks.ipynb #7709d99d
 UNFINISHED = "nothing returned yet: replace the ... with your code"
 
-def _holds_ellipsis(value):
-    "Whether a stub's `...` is still in the answer"
-    if isinstance(value, dict): value = list(value.values())
-    if isinstance(value, (list, tuple)): return any(_holds_ellipsis(v) for v in value)
-    return value is ...
-
-def _sentence(error):
-    "An exception as one line: its name and the first line of its message"
-    message = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
-    if len(message) > 160: message = message[:159] + '…'
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+def _unfinished(value, allow_none):
+    "Is there nothing yet, or a stub's `...` still in the answer?"
+    parts = list(value.values()) if isinstance(value, dict) else value
+    if isinstance(parts, (list, tuple)): return any(_unfinished(p, True) for p in parts)
+    return value is ... or (value is None and not allow_none)
 
 def _guard(function, allow_none):
-    "`function`, telling its errors and an empty result as hints"
+    "The reader's function, telling its errors and an empty result as hints."
     @functools.wraps(function)
     def guarded(*args, **kwargs):
-        call = _call_text(function, args, kwargs)       # before the call, which might change its arguments
+        call = _call(function, args, kwargs)  # first, since it may change its arguments
         try: result = function(*args, **kwargs)
         except Hint: raise
         except Exception as error:
-            if 'ellipsis' in str(error).lower(): raise Hint(f"{call}: there is still a ... to replace") from error
-            raise Hint(f"your code raised {_sentence(error)} — in {call}") from error
-        if _holds_ellipsis(result) or (result is None and not allow_none): raise Hint(f"{call}: {UNFINISHED}")
+            said = f"your code raised {one_line(error)}"
+            if "ellipsis" in said.lower(): said = "there is still a ... to replace"
+            raise Hint(f"{call}: {said}") from error
+        if _unfinished(result, allow_none): raise Hint(f"{call}: {UNFINISHED}")
         return result
     return guarded
 
 # %% ../nbs/16_checks.ipynb #e417576d
 class Exercises:
-    "The exercises of one lesson: checkers by name, and `check`, which tells the reader what is wrong in one sentence"
-    def __init__(self,
-                 lesson:str, # the lesson's notebook, such as '20_alexnet_small'; used in messages
-                ):
+    "A lesson's checkers by name, and `check`, which says in a sentence what is wrong."
+    def __init__(
+        self,
+        lesson: str,  # the notebook that holds them; used in messages
+    ):
         self.lesson, self._checkers, self._done = lesson, {}, set()
 
     @property
     def names(self) -> tuple:
-        "The names of the exercises, in the order in which they were defined"
+        "The names of the exercises, in the order in which they were defined."
         return tuple(self._checkers)
 
     @property
     def done(self) -> tuple:
-        "The names of the exercises answered rightly in this session"
+        "The names of the exercises answered rightly in this session."
         return tuple(name for name in self._checkers if name in self._done)
 
     def __repr__(self):
-        rows = [f"{'✓' if name in self._done else '·'} {name}" for name in self._checkers]
-        return f"Exercises of {self.lesson}: {len(self._done)} of {len(rows)} done\n" + '\n'.join(rows)
+        rows = [f"\n{'✓' if name in self._done else '·'} {name}" for name in self.names]
+        head = f"Exercises of {self.lesson}: {len(self._done)} of {len(rows)} done"
+        return head + "".join(rows)
 
-    def check_for(self,
-                  name:str,              # the exercise's name: lower-case letters, digits and hyphens
-                  allow_none:bool=False, # may the answer, or what the reader's function returns, be None?
-                 ):
-        "Decorator: the function below, of one argument (the answer), checks exercise `name`"
-        if not isinstance(name, str) or not re.fullmatch(r'[a-z0-9]+([-_][a-z0-9]+)*', name):
-            raise ValueError(f"{name!r} is not an exercise name; use lower-case letters, digits and hyphens, such as 'output-size'")
+    def check_for(
+        self,
+        name: str,  # of the exercise: lower-case letters, digits, hyphens, underscores
+        allow_none: bool = False,  # may the answer, or what it returns, be None?
+    ):
+        "Decorator: the function below checks the answer; `ValueError` for a bad name."
+        fits = isinstance(name, str) and re.fullmatch("[a-z0-9]+([-_][a-z0-9]+)*", name)
+        if not fits:
+            raise ValueError(f"{shown(name)} is not an exercise name; use lower-case "
+                             "letters, digits and hyphens, such as 'output-size'")
         def register(checker):
             self._checkers[name] = (checker, allow_none)
             self._done.discard(name)
             return checker
         return register
 
-    def check(self,
-              name:str, # the exercise's name, one of `names`
-              answer,   # what the exercise asks for: a value, a function, a model
-             ) -> bool: # True when the answer is right
-        "Print whether `answer` is right, or one sentence on what to look at; a wrong answer never raises"
-        checker, allow_none = self._find(name)
+    def check(
+        self,
+        name: str,  # the exercise's name, one of `names`
+        answer,  # what the exercise asks for: a value, a function, a model
+    ) -> bool:  # True where the answer is right
+        "Print `right` or what to look at; no error but `ValueError` for the name."
+        if name not in self.names:
+            close = near(name, self.names)
+            raise ValueError(f"{self.lesson} has no exercise {shown(name)}{close}; "
+                             f"it has {listed(self.names, 20) or 'none yet'}")
+        checker, allow_none = self._checkers[name]
+        right, said = False, "not right yet"
         try:
-            if _holds_ellipsis(answer) or (answer is None and not allow_none): raise Hint(UNFINISHED)
-            praise = checker(_guard(answer, allow_none) if isinstance(answer, (types.FunctionType, functools.partial)) else answer)
-        except Hint as hint: return self._tell(name, False, str(hint))
-        except AssertionError: return self._tell(name, False, "not right yet")  # its message could hold the answer
+            if _unfinished(answer, allow_none): raise Hint(UNFINISHED)
+            plain = isinstance(answer, (FunctionType, functools.partial))
+            praise = checker(_guard(answer, allow_none) if plain else answer)
+            right, said = True, praise if isinstance(praise, str) else "right"
+        except Hint as hint: said = str(hint)
+        except AssertionError: pass  # its message could hold the answer
         except Exception as error:
-            return self._tell(name, False, f"your answer ({_describe(answer)}) is not what the exercise asks for, it led to {_sentence(error)}")
-        return self._tell(name, True, praise if isinstance(praise, str) else "right")
-
-    def _tell(self, name, right, sentence):
+            said = f"{_told(answer)} is not what is asked for: {one_line(error)}"
         (self._done.add if right else self._done.discard)(name)
-        print(f"{'✓' if right else '✗'} {name}: {sentence}")
+        print(f"{'✓' if right else '✗'} {name}: {said}")
         return right
-
-    def _find(self, name):
-        if name in self._checkers: return self._checkers[name]
-        near = difflib.get_close_matches(str(name), self._checkers, n=2, cutoff=0.4) or list(self._checkers)
-        raise ValueError(f"{self.lesson} has no exercise {name!r}; " + (f"did you mean {' or '.join(map(repr, near))}?" if near else "none is defined yet"))

@@ -1,7 +1,10 @@
 "The exercise engine on a lesson made here, and every exercise of the notebooks: stubs fail, solutions pass, each has both."
 import ast
+import contextlib
+import io
 import json
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +88,17 @@ def raising(error):
     (lambda x: np.zeros(3), "the shape (3,) of your result is not the right one"),
     (lambda x: x[:, None] * 2, "the result should be an array with one axis; yours has shape (2, 1)"),
     (lambda x: 2 * x if x is not None else [0, 0], "None should be refused"),
-    (lambda x: 2 * x if x is not None else 1 / 0, "ZeroDivisionError: division by zero — in <lambda>(None)"),
-    (raising(KeyError("axis")), "your code raised KeyError: 'axis' — in function(ndarray of shape (2,))"),
-    (raising(RuntimeError("first line\nsecond line")), "RuntimeError: first line — in"),
-    (raising(OSError()), "your code raised OSError — in"),
-    (raising(ValueError("x" * 500)), "x" * 100),
-    (3, "your answer (3) is not what the exercise asks for, it led to TypeError"),
+    (lambda x: 2 * x if x is not None else 1 / 0, "<lambda>(None): your code raised ZeroDivisionError: division by zero"),
+    (raising(KeyError("axis")), "function(ndarray of shape (2,)): your code raised KeyError: 'axis'"),
+    (raising(RuntimeError("first line\nsecond line")), "RuntimeError: first line second line"),
+    (raising(OSError()), "your code raised OSError"),
+    (raising(ValueError("x" * 500)), "raised ValueError: " + "x" * 147 + "…"),
+    (3, "3 is not what is asked for: TypeError: 'int' object is not callable"),
+    (lambda x: "x" * 500, "should be an array with one axis, but yours is '" + "x" * 58 + "…"),
+    (lambda x: x[0] + 1j, "the result should be an array with one axis, but yours is (1+1j)"),
+    (lambda x: [[1], [2, 3]], "but yours is [[1], [2, 3]]"),
+    (lambda x: ["2", "4"], "but yours is ['2', '4']"),
+    (lambda x: double, "but yours is the function double"),
 ])
 def test_wrong_functions(lesson, capsys, answer, sentence):
     assert lesson.check("double", answer) is False
@@ -123,10 +131,26 @@ def test_a_checker_run_again_replaces_the_first(lesson, capsys):
     assert lesson.names == ("double", "largest") and lesson.done == () and lesson.check("largest", 8)
 
 
+def test_a_long_call_is_shortened_to_the_letter():
+    lesson = Exercises("99_test")
+    lesson.check_for("long")(lambda answer: answer("y" * 80, [1.5] * 80, size=np.arange(3)))
+    with contextlib.redirect_stdout(io.StringIO()) as out: lesson.check("long", lambda text, numbers, size: ...)
+    listed = "[" + "1.5, " * 11 + "1.5…"  # sixty characters, the last of them the sign
+    listed = listed[:59] + "…"
+    assert out.getvalue() == f"✗ long: <lambda>('{'y' * 58}…, {listed}, size=ndarray of shape (3,)): {UNFINISHED}\n"
+
+
+def test_right_answers_of_other_styles():
+    for answer in (7, 7.0, np.int8(7), np.float32(7), np.array(7), Fraction(14, 2), True * 7): expect_close(answer, 7, "no")
+    for answer in ([1, 2], (1, 2.0), range(1, 3), np.array([1, 2], "int8"), [Fraction(1), 2]): expect_close(answer, [1, 2], "no")
+
+
 def test_unknown_names(lesson):
-    with pytest.raises(ValueError, match="99_test has no exercise 'larges'; did you mean 'largest'"): lesson.check("larges", 7)
-    with pytest.raises(ValueError, match="did you mean 'double' or 'largest'"): lesson.check("xyz", 7)
-    with pytest.raises(ValueError, match="none is defined yet"): Exercises("98_empty").check("a", 1)
+    with pytest.raises(ValueError, match=r"99_test has no exercise 'larges' \(near: largest\); it has double, largest"): lesson.check("larges", 7)
+    with pytest.raises(ValueError, match="no exercise 'xyz'; it has double, largest"): lesson.check("xyz", 7)
+    for name in (3, ["double"]):
+        with pytest.raises(ValueError, match="no exercise .*; it has double"): lesson.check(name, 7)
+    with pytest.raises(ValueError, match="has none yet"): Exercises("98_empty").check("a", 1)
     for name in ("Two Words", "", 3, "a--b"):
         with pytest.raises(ValueError, match="is not an exercise name"): lesson.check_for(name)
 
