@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hierlearn import training
+from hierlearn import batches, checkpoints
 
 EPOCHS, STEPS = 6, 5
 PLAN = [None, 0]  # event and how many of it are left
@@ -63,18 +63,20 @@ def digest(arrays, history):
 def keras_run(folder):
     import keras
     from keras import layers
-    training.set_seed(0)
+
+    from hierlearn import keras_training
+    batches.set_seed(0)
     images, labels = data()
     def augment(images, rng):
         tick("step")
         return (images + rng.normal(0, 8, images.shape)).astype("float32") / 255
     # one layer of each kind of randomness: with a seed, without one, an augmentation layer, and ours
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.RandomFlip("horizontal"), layers.Conv2D(8, 3, use_bias=False), layers.BatchNormalization(), layers.ReLU(),
-                              layers.Flatten(), layers.Dropout(0.3), layers.Dense(16, activation="relu"), layers.Dropout(0.3, seed=7), training.scheduled_dropout(0.1, seed=3), layers.Dense(4)])
+                              layers.Flatten(), layers.Dropout(0.3), layers.Dense(16, activation="relu"), layers.Dropout(0.3, seed=7), keras_training.ScheduledDropout(0.1, seed=3), layers.Dense(4)])
     model.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    history = training.fit(model, training.Batches(images, labels, 16, augment, seed=1), (images.astype("float32") / 255, labels), EPOCHS, training.cosine_schedule(0.01, EPOCHS * STEPS),
+    history = keras_training.fit(model, batches.Batches(images, labels, 16, augment, seed=1), (images.astype("float32") / 255, labels), EPOCHS, batches.cosine_schedule(0.01, EPOCHS * STEPS),
                            checkpoints=folder, config={"epochs": EPOCHS}, progress=False, dropout=lambda step: 0.1 if step < 12 else 0.4)
-    last, _ = training.load_checkpoint(sorted(Path(folder).glob("*.npz"))[-1])
+    last, _ = checkpoints.load_checkpoint(sorted(Path(folder).glob("*.npz"))[-1])
     state = [last[name] for name in sorted(last) if name.startswith("state/")]
     return digest([keras.ops.convert_to_numpy(w) for w in model.weights] + state, {k: v for k, v in history.items() if k != "seconds"})
 
@@ -92,13 +94,15 @@ def torch_net():
 
 def torch_run(folder):
     import torch
-    training.set_seed(0)
+
+    from hierlearn import torch_training
+    batches.set_seed(0)
     x, y = torch_data()
     net, generator = torch_net(), torch.Generator().manual_seed(1)
     optimizer = torch.optim.AdamW(net.parameters(), 0.01)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=EPOCHS * 6)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 16, shuffle=True, generator=generator)
-    checkpoint = training.TorchCheckpoint(folder, {"epochs": EPOCHS}, model=net, optimizer=optimizer, scheduler=scheduler, generator=generator)
+    checkpoint = torch_training.TorchCheckpoint(folder, {"epochs": EPOCHS}, model=net, optimizer=optimizer, scheduler=scheduler, generator=generator)
     first, info = checkpoint.resume()
     losses = info.get("losses", [])
     for epoch in range(first, EPOCHS):
@@ -125,7 +129,9 @@ def fastai_run(folder):
     from fastai.data.core import DataLoaders
     from fastai.data.load import DataLoader
     from fastai.learner import Learner
-    training.set_seed(0)
+
+    from hierlearn import torch_training
+    batches.set_seed(0)
     items = list(zip(*torch_data()))
     class Noise(Callback):
         def before_batch(self):
@@ -134,7 +140,7 @@ def fastai_run(folder):
             self.learn.xb = (self.xb[0] + 0.1 * torch.rand_like(self.xb[0]) * np.random.rand() * random.random(),)
     loaders = DataLoaders(DataLoader(items, bs=16, shuffle=True, num_workers=0), DataLoader(items, bs=16, num_workers=0))
     learn = Learner(loaders, torch_net(), loss_func=torch.nn.functional.cross_entropy, cbs=Noise())
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(EPOCHS, 0.02, cbs=training.fastai_checkpoint(folder, {"epochs": EPOCHS}))
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(EPOCHS, 0.02, cbs=torch_training.fastai_checkpoint(folder, {"epochs": EPOCHS}))
     rows = [[float(v) for v in row] for row in learn.recorder.values]
     return digest([t.detach().numpy() for t in learn.model.state_dict().values()], {"values": rows, "lrs": learn.recorder.lrs})
 

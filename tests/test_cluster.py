@@ -35,7 +35,8 @@ def test_mirrored_strategy_on_two_cpu_replicas():
     pytest.importorskip("tensorflow")
     process = run("""
         import numpy as np, tensorflow as tf, keras
-        from hierlearn.training import Batches, fit
+        from hierlearn.batches import Batches
+        from hierlearn.keras_training import fit
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
         rng = np.random.default_rng(0)
@@ -63,7 +64,7 @@ def test_accelerate_on_two_processes(tmp_path):
     code = """
         import os, torch
         from accelerate import Accelerator
-        from hierlearn.training import TorchCheckpoint
+        from hierlearn.torch_training import TorchCheckpoint
         accelerator = Accelerator(cpu=True)
         torch.manual_seed(0)
         x, y = torch.randn(32, 5), torch.randint(0, 3, (32,))
