@@ -9,11 +9,15 @@ import re
 import shutil
 import sys
 import tempfile
+import textwrap
 import warnings as python_warnings
 from pathlib import Path
 
 from common import DOCS, NBS, ROOT, environment, settings
+from rooms import default_exp, public_names
 
+# pages of the site that are files of the repository
+PAGES = ("CHANGELOG.md", "CONTRIBUTING.md")
 # directives of ours, and flags of nbdev, that the renderer would not read
 OURS = re.compile(r"^#\|\s*(exercise:.*|solution:.*|slow|cuda)\s*\n", re.M)
 
@@ -26,28 +30,87 @@ def colab_url(name):
 
 def mixed(code):
     "Does a cell import and also work? nbdev would run it to build the docs."
-    if re.search(r"^#\|\s*(export|exports|exporti|exec_doc|eval:)", code, re.M): return False
+    if re.search(r"^#\|\s*(export|exporti|exec_doc|eval:)", code, re.M): return False
     try: nodes = list(ast.walk(ast.parse(code)))
     except SyntaxError: return False
-    return any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in nodes) and any(isinstance(n, (ast.Expr, ast.Assign, ast.FunctionDef, ast.With)) for n in nodes)
+    kinds = {type(n) for n in nodes}
+    return bool(kinds & {ast.Import, ast.ImportFrom} and kinds & {ast.Expr, ast.Assign, ast.FunctionDef, ast.With})
+
+
+def cell(kind, name, text):
+    "A new cell of a notebook."
+    code = {"outputs": [], "execution_count": None} if kind == "code" else {}
+    return {"cell_type": kind, "id": name, "metadata": {}, "source": text, **code}
+
+
+def import_line(path):
+    "The import of what a page's notebook exports, for a reader who copies from the page; empty where nothing is."
+    module, names = default_exp(path), public_names(path)
+    if not module or not names: return ""
+    line = f"from hierlearn.{module} import {', '.join(names)}"
+    if len(line) <= 88: return line
+    return f"from hierlearn.{module} import (\n{textwrap.indent(textwrap.fill(', '.join(names), 84), '    ')})"
 
 
 def prepare_notebook(path):
-    "Take our directives out, keep the text under the title, run no cell but imports and exports, put the Colab badge under the title."
+    """Make of a notebook what nbdev and the renderer show as we want it.
+
+    Our directives go; what `#| exports` shows stands once, as it is, below the anchors of its names; no cell runs
+    but imports and exports; badge, import line and the author's text follow the title. Returns the ids of the cells.
+    """
     nb = json.loads(path.read_text(encoding="utf-8"))
-    for cell in nb["cells"]:
-        if cell["cell_type"] == "code":
-            cell["source"] = OURS.sub("", "".join(cell["source"]))
-            if mixed(cell["source"]): cell["source"] = "#| eval: false\n" + cell["source"]
+    cells = []
+    for c in nb["cells"]:
+        c["source"] = "".join(c["source"])
+        if c["cell_type"] == "code":
+            c["source"] = OURS.sub("", c["source"])
+            if re.search(r"^#\|\s*exports\b", c["source"], re.M):
+                c["source"] = re.sub(r"^#\|\s*exports\b.*\n", "#| eval: false\n", c["source"], flags=re.M)
+                names = [n.name for n in ast.parse(c["source"]).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+                anchors = "".join(f'<span id="{n.lower()}"></span>' for n in names)
+                cells.append(cell("markdown", f"anchor-{c['id']}", f'<div class="shown-code">{anchors}</div>'))
+            elif mixed(c["source"]): c["source"] = "#| eval: false\n" + c["source"]
+        cells.append(c)
     # of the first cell nbdev keeps title and subtitle alone
-    title = re.match(r"(# .+\n+> .+)\n*", "".join(nb["cells"][0]["source"]))
-    rest = "".join(nb["cells"][0]["source"])[title.end():] if title else ""
+    title = re.match(r"(# .+\n+> .+)\n*", cells[0]["source"])
+    rest = cells[0]["source"][title.end():] if title else ""
+    badge = (f'<p class="colab-badge"><a href="{colab_url(path.name)}">'
+             '<img src="images/badge-colab.svg" alt="Open in Colab" width="132" height="24"></a></p>')
+    head = [cell("markdown", "colab-badge", badge)]
+    if line := import_line(path):
+        fold = '#| code-fold: true\n#| code-summary: "To follow along: import what this page defines"\n'
+        head.append(cell("code", "follow", fold + line))
     if rest:
-        nb["cells"][0]["source"] = title[1]
-        nb["cells"].insert(1, {"cell_type": "markdown", "id": "under-title", "metadata": {}, "source": rest})
-    badge = (f'<p class="colab-badge"><a href="{colab_url(path.name)}"><img src="images/badge-colab.svg" alt="Open in Colab" width="132" height="24"></a></p>')
-    nb["cells"].insert(1, {"cell_type": "markdown", "id": "colab-badge", "metadata": {}, "source": badge})
+        cells[0]["source"] = title[1]
+        head.append(cell("markdown", "under-title", rest))
+    nb["cells"] = [cells[0], *head, *cells[1:]]
     path.write_text(json.dumps(nb), encoding="utf-8")
+    return {c["id"] for c in cells}
+
+
+def fold_helpers(path, written):
+    "Fold the signatures of helpers into one line; `show_doc` of the author stays open."
+    nb, cells, run = json.loads(path.read_text(encoding="utf-8")), [], []
+    def end_run():
+        # nbdev shows the names of one cell in reverse: the line in the module tells the order
+        if run:
+            run.sort(key=lambda found: found[0])
+            names = ", ".join(f"<code>{name}</code>" for _, name, _ in run)
+            texts = "\n\n".join(f'<div id="{name.lower()}"></div>\n\n{text}' for _, name, text in run)
+            fold = f'<details class="helpers"><summary>Helpers: {names}</summary>\n\n{texts}\n\n</details>'
+            cells.append(cell("markdown", f"fold-{run[0][1]}", fold))
+        run.clear()
+    for c in nb["cells"]:
+        found = re.search(r"^show_doc\((\w+)\)$", "".join(c["source"]), re.M)
+        if not found or c["cell_type"] != "code" or c.get("id") in written:
+            end_run()
+            cells.append(c)
+            continue
+        text = "".join("".join(o.get("data", {}).get("text/markdown", "")) for o in c["outputs"])
+        line = re.search(r"\.py#L(\d+)", text)
+        run.append((int(line[1]) if line else 0, found[1], re.sub(r"^---\n*|^#+ .*\n*", "", text, flags=re.M)))
+    end_run()
+    path.write_text(json.dumps({**nb, "cells": cells}), encoding="utf-8")
 
 
 def local_lookup():
@@ -72,10 +135,11 @@ def local_lookup():
 
 
 def add_repository_link(path):
-    "Put the link to the repository into the bar of a copied _quarto.yml: its address is a setting, not a second one there."
+    "Put the links to the repository into a copied _quarto.yml: its address is a setting, not a second one there."
     import yaml
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     config["website"]["navbar"]["tools"] = [{"icon": "github", "href": settings()["git_url"], "aria-label": "Source code"}]
+    config["website"]["repo-subdir"] = "nbs"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 
@@ -123,6 +187,7 @@ def finish(site):
         depth = "../" * (len(page.relative_to(site).parts) - 1)
         text = re.sub(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/", f"{depth}site_libs/katex/", text)
         text = re.sub(r" integrity=\"[^\"]*\"| crossorigin=\"[^\"]*\"", "", text)
+        for name in PAGES: text = text.replace(f"/nbs/{name.lower()}\"", f"/{name}\"")
         text = text.replace("pathlib._local.", "pathlib.").replace("pathlib.Path", "Path")
         # nbdev links names in the comments of a signature, where a link is no link but text
         text = re.sub(r"\[(`[^`\]]+`)\]\([^()\s]*\.html[^()\s]*\)", r"\1", text)
@@ -156,10 +221,11 @@ def build(target, only=()):
         shutil.copytree(NBS / "results", work / "nbs" / "results") if (NBS / "results").exists() else None
         for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT / name, work)
         shutil.copytree(ROOT / "hierlearn", work / "hierlearn", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "CHANGELOG.md", work / "nbs" / "changelog.md")
+        for name in PAGES: shutil.copy(ROOT / name, work / "nbs" / name.lower())
+        written = set()
         for path in sorted((work / "nbs").glob("*.ipynb")):
             if only and not any(name in path.stem for name in only): path.unlink()
-            else: prepare_notebook(path)
+            else: written |= prepare_notebook(path)
         add_repository_link(work / "nbs" / "_quarto.yml")
         os.chdir(work)
         try:
@@ -169,7 +235,9 @@ def build(target, only=()):
             refresh_quarto_yml()
             shutil.copy(work / "nbs" / "nbdev.yml", work / "nbdev.yml")
             proc_nbs(force=True, n_workers=0)
+            for path in (work / "_proc").glob("*.ipynb"): fold_helpers(path, written)
             shutil.copy(work / "nbdev.yml", work / "_proc" / "nbdev.yml")
+            shutil.copytree(work, "/tmp/house-work", dirs_exist_ok=True)
             from smalldocs.site import build as render
             site = render(work / "_proc", quiet=True)
             warnings = [w for w in site.warnings if "output-file is not read" not in w]

@@ -35,6 +35,18 @@ def default_exp(path):
     return found and found[1]
 
 
+def public_names(path):
+    "Names that the export cells of a notebook define, without those of its own use."
+    found = []
+    for cell in cells(path):
+        if cell["cell_type"] != "code" or not EXPORT.search(source(cell)): continue
+        for node in ast.parse(source(cell)).body:
+            targets = getattr(node, "targets", [getattr(node, "target", node)])
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)): found.append(node.name)
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)): found += [t.id for t in targets if isinstance(t, ast.Name)]
+    return [name for name in dict.fromkeys(found) if not name.startswith("_")]
+
+
 def rooms():
     "Number of each module's notebook, in reading order."
     found = {default_exp(p): int(p.stem[:2]) for p in notebooks() if p.stem[:2].isdigit()}
