@@ -7,7 +7,7 @@ PROFILE ?= quick
 export PYTHON SKIP_INSTALL
 
 .DEFAULT_GOAL := help
-.PHONY: help course test docs readme lab prepare reproduce dist benchmarks clean env-course env-dev
+.PHONY: help course test docs readme lab prepare check outputs reproduce dist benchmarks clean env-course env-dev
 
 help: ## say what each command does
 	@echo "make course      set up, run the lessons on the embedded data, end with one table (minutes)"
@@ -15,6 +15,8 @@ help: ## say what each command does
 	@echo "make docs        build the site into docs/ (open docs/index.html)"
 	@echo "make readme      write README.md from nbs/index.ipynb"
 	@echo "make lab         JupyterLab on the notebooks"
+	@echo "make check NB=02     one notebook: clean, export, lint, run it, its tests (under a minute for a foundation)"
+	@echo "make outputs NB=02   run one notebook and save its outputs"
 	@echo "make prepare     before a commit: clean, export, run the notebooks, README, docs"
 	@echo "make reproduce LESSON=alexnet_small [PROFILE=quick]   run a lesson again, compare with its record"
 	@echo "make benchmarks  run every benchmark of tests/benchmarks (quiet machine, please)"
@@ -43,7 +45,13 @@ lab: env-course
 	@$(VENV)/bin/jupyter lab --notebook-dir=nbs
 
 prepare: env-dev
-	@$(PY) tools/prepare.py
+	@$(PY) tools/test.py --write
+
+check: env-dev
+	@$(PY) tools/test.py --notebook $(NB)
+
+outputs: env-dev
+	@$(PY) tools/run_notebooks.py --save $(NB)
 
 reproduce: env-dev
 	@$(PY) tools/reproduce.py $(LESSON) --profile $(PROFILE)
@@ -56,5 +64,5 @@ dist: env-dev
 	@$(PY) -m build --outdir dist .
 
 clean:
-	rm -rf .venv build dist _proc *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf .venv build dist _proc *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -187,7 +187,7 @@ def finish(site):
         depth = "../" * (len(page.relative_to(site).parts) - 1)
         text = re.sub(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/", f"{depth}site_libs/katex/", text)
         text = re.sub(r" integrity=\"[^\"]*\"| crossorigin=\"[^\"]*\"", "", text)
-        for name in PAGES: text = text.replace(f"/nbs/{name.lower()}\"", f"/{name}\"")
+        for name in PAGES: text = text.replace(f'/nbs/{name.lower()}"', f'/{name}"')
         text = text.replace("pathlib._local.", "pathlib.").replace("pathlib.Path", "Path")
         # nbdev links names in the comments of a signature, where a link is no link but text
         text = re.sub(r"\[(`[^`\]]+`)\]\([^()\s]*\.html[^()\s]*\)", r"\1", text)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES, PACKAGED = ROOT/'nbs'/'explorers', ROOT/'hierlearn'/'explorers'
+PAGES, PACKAGED = ROOT/"nbs"/"explorers", ROOT/"hierlearn"/"explorers"
 
 
 def pooling():
@@ -18,7 +18,7 @@ def pooling():
     maps = [rng.integers(0, 10, (7, 7)), np.eye(7, dtype=int)[::-1]*np.arange(7)]
     one_hot = np.eye(49, dtype=int).reshape(49, 7, 7)
     cases = []
-    for padding in ('valid', 'same'):
+    for padding in ("valid", "same"):
         for z in range(1, 6):
             for s in range(1, 6):
                 # an input is read as often as a map that is 1 there and 0 elsewhere has outputs of 1
@@ -38,14 +38,14 @@ def hypernym_data():
         nodes.append([node, parent])
         here, size = len(nodes) - 1, lambda child: len(tree.leaf_indices(child))
         for child in sorted(tree.children(node), key=lambda child: (not tree.children(child), size(child), tree.leaf_indices(child)[0])): walk(child, here)
-    walk('carnivore.n.01', -1)
+    walk("carnivore.n.01", -1)
     leaves = [tree.index(node) for node, _ in nodes if not tree.children(node)]
-    logits, dog = stored['pets'].astype(float), stored['pet_labels'].astype(bool)
-    cat_by = {rule: softmax(group_scores(logits, select_members(['cat', 'dog']), rule))[:, 0] for rule in ('mean', 'sum')}
-    mean, total, gap = cat_by['mean'] > .5, cat_by['sum'] > .5, np.abs(cat_by['mean'] - cat_by['sum'])
-    def pick(chosen, count=1): return np.flatnonzero(chosen)[np.argsort(-gap[chosen], kind='stable')][:count]
-    kinds = {'a cat, the sum is wrong': pick(~dog & mean & ~total, 2), 'a cat, the mean is wrong': pick(~dog & ~mean & total), 'a dog, the mean is wrong': pick(dog & mean & ~total),
-             'a cat, both right': np.flatnonzero(~dog & mean & (cat_by['sum'] > .99))[:1], 'a dog, both right': np.flatnonzero(dog & ~mean & (cat_by['sum'] < .01))[:1]}
+    logits, dog = stored["pets"].astype(float), stored["pet_labels"].astype(bool)
+    cat_by = {rule: softmax(group_scores(logits, select_members(["cat", "dog"]), rule))[:, 0] for rule in ("mean", "sum")}
+    mean, total, gap = cat_by["mean"] > .5, cat_by["sum"] > .5, np.abs(cat_by["mean"] - cat_by["sum"])
+    def pick(chosen, count=1): return np.flatnonzero(chosen)[np.argsort(-gap[chosen], kind="stable")][:count]
+    kinds = {"a cat, the sum is wrong": pick(~dog & mean & ~total, 2), "a cat, the mean is wrong": pick(~dog & ~mean & total), "a dog, the mean is wrong": pick(dog & mean & ~total),
+             "a cat, both right": np.flatnonzero(~dog & mean & (cat_by["sum"] > .99))[:1], "a dog, both right": np.flatnonzero(dog & ~mean & (cat_by["sum"] < .01))[:1]}
     pictures = [dict(name=f"{kind} ({stored['pet_files'][i]})", logits=[round(float(z), 2) for z in logits[i, leaves]]) for kind, found in kinds.items() for i in found]
     return dict(nodes=nodes, pictures=pictures)
 
@@ -56,48 +56,48 @@ def hypernyms():
     from hierlearn.metrics import softmax
     from hierlearn.taxonomy import Taxonomy
     data, tree = hypernym_data(), Taxonomy.imagenet()
-    leaves = [node for node, _ in data['nodes'] if not tree.children(node)]
-    members = {node: [leaves.index(leaf) for leaf in sorted(tree.descendant_leaves(node), key=leaves.index)] for node, _ in data['nodes'] if tree.children(node)}
-    pairs = [('cat.n.01', 'dog.n.01'), ('feline.n.01', 'canine.n.02'), ('domestic_cat.n.01', 'wolf.n.01'), ('bear.n.01', 'fox.n.01'), ('tabby.n.01', 'terrier.n.01')]
+    leaves = [node for node, _ in data["nodes"] if not tree.children(node)]
+    members = {node: [leaves.index(leaf) for leaf in sorted(tree.descendant_leaves(node), key=leaves.index)] for node, _ in data["nodes"] if tree.children(node)}
+    pairs = [("cat.n.01", "dog.n.01"), ("feline.n.01", "canine.n.02"), ("domestic_cat.n.01", "wolf.n.01"), ("bear.n.01", "fox.n.01"), ("tabby.n.01", "terrier.n.01")]
     members |= {leaf: [place] for place, leaf in enumerate(leaves)}
     cases = []
-    for number, picture in enumerate(data['pictures']):
+    for number, picture in enumerate(data["pictures"]):
         for a, b in pairs:
-            for rule, t in [('mean', None), ('sum', None), ('log_mean_exp', None), ('tempered', .25), ('tempered', 2.), ('tempered', 32.)]:
-                probs = softmax(group_scores(np.array([picture['logits']]), [members[a], members[b]], rule, t))[0]
+            for rule, t in [("mean", None), ("sum", None), ("log_mean_exp", None), ("tempered", .25), ("tempered", 2.), ("tempered", 32.)]:
+                probs = softmax(group_scores(np.array([picture["logits"]]), [members[a], members[b]], rule, t))[0]
                 cases.append(dict(picture=number, a=a, b=b, rule=rule, t=t, probs=[round(float(p), 9) for p in probs]))
-    return dict(members={node: members[node] for node in ('cat.n.01', 'dog.n.01', 'carnivore.n.01', 'tabby.n.01')}, data=data, cases=cases)
+    return dict(members={node: members[node] for node in ("cat.n.01", "dog.n.01", "carnivore.n.01", "tabby.n.01")}, data=data, cases=cases)
 
 
 def fill_hypernyms():
     "Write the data into the page; its own script runs between the two marks"
-    page, data = PAGES/'hypernyms.html', json.dumps(hypernym_data(), separators=(',', ':'))
-    before, rest = page.read_text('utf-8').split('/*data*/')
-    page.write_text(before + '/*data*/' + data + '/*end*/' + rest.split('/*end*/')[1], 'utf-8')
+    page, data = PAGES/"hypernyms.html", json.dumps(hypernym_data(), separators=(",", ":"))
+    before, rest = page.read_text("utf-8").split("/*data*/")
+    page.write_text(before + "/*data*/" + data + "/*end*/" + rest.split("/*end*/")[1], "utf-8")
 
 
-GOLDEN = {'pooling': pooling, 'hypernyms': hypernyms}
+GOLDEN = {"pooling": pooling, "hypernyms": hypernyms}
 
 
 def golden_text(name):
     "The golden data of an explorer as JSON, one case a line"
     data = GOLDEN[name]()
-    return json.dumps({**data, 'cases': []})[:-2] + '\n' + ',\n'.join(json.dumps(case, separators=(',', ':')) for case in data['cases']) + '\n]}\n'
+    return json.dumps({**data, "cases": []})[:-2] + "\n" + ",\n".join(json.dumps(case, separators=(",", ":")) for case in data["cases"]) + "\n]}\n"
 
 
 def wanted():
     "Every file this tool writes: path -> text"
-    files = {PAGES/'golden'/f'{name}.json': golden_text(name) for name in GOLDEN}
-    return files | {PACKAGED/page.name: page.read_text('utf-8') for page in sorted(PAGES.glob('*.html'))}
+    files = {PAGES/"golden"/f"{name}.json": golden_text(name) for name in GOLDEN}
+    return files | {PACKAGED/page.name: page.read_text("utf-8") for page in sorted(PAGES.glob("*.html"))}
 
 
-if __name__ == '__main__':
-    stale = [path for path, text in wanted().items() if not path.exists() or path.read_text('utf-8') != text]
-    if '--check' in sys.argv:
+if __name__ == "__main__":
+    stale = [path for path, text in wanted().items() if not path.exists() or path.read_text("utf-8") != text]
+    if "--check" in sys.argv:
         if stale: sys.exit(f"out of step: {', '.join(str(p.relative_to(ROOT)) for p in stale)}; run python tools/explorers.py")
     else:
         fill_hypernyms()
         for path, text in wanted().items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, 'utf-8')
+            path.write_text(text, "utf-8")
         print(f"{len(stale)} files changed")
