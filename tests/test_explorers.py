@@ -1,7 +1,6 @@
 "The playable figures in a real browser: their JavaScript against the golden data of the library, keyboard, address, narrow and dark pages."
 import importlib.util
 import json
-import os
 import shutil
 from importlib import resources
 from io import BytesIO
@@ -17,7 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "nbs" / "explorers"
 PAGES = sorted(FOLDER.glob("*.html"))
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def tool():
@@ -48,16 +46,6 @@ def test_pages_are_small_and_ask_for_nothing(page):
 
 
 # ---- browser ----
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None: pytest.skip("no Chromium: set CHROMIUM to its path, or install it")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def visit(browser):
     "A function that opens an explorer; console errors and requests to other hosts fail the test."

@@ -2,9 +2,7 @@
 import functools
 import http.server
 import json
-import os
 import re
-import shutil
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +16,6 @@ COURSE = [p for p in PAGES if not p.startswith("explorers/")]
 EXPLORERS = [p for p in PAGES if p.startswith("explorers/")]
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 NOTEBOOKS = sorted(p.name for p in (DOCS.parent / "nbs").glob("*.ipynb"))
-CHROMIUM = os.environ.get("HIERLEARN_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 each_page = pytest.mark.parametrize("page", PAGES)
 each_course_page = pytest.mark.parametrize("page", COURSE)
 each_width = pytest.mark.parametrize("width", WIDTHS)
@@ -38,17 +35,6 @@ def server():
         thread.start()
         yield f"http://127.0.0.1:{found.server_address[1]}/"
         found.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    "Chromium without a window and without a life of its own on the network."
-    if not CHROMIUM: pytest.skip("no Chromium: install it, or set HIERLEARN_CHROMIUM, to run the browser tests")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps", "--no-first-run", "--disable-gpu"])
-        yield found
-        found.close()
 
 
 class Visit:

@@ -1,9 +1,7 @@
 "The wheel, in an empty environment with only the core requirements: complete, light, importable."
 import configparser
 import os
-import shutil
 import subprocess
-import sys
 import venv
 import zipfile
 from pathlib import Path
@@ -20,21 +18,6 @@ def settings():
     config = configparser.ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
     return config["DEFAULT"]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    "A wheel built from a copy of the checkout, without isolation: setuptools is part of the development extra."
-    copy = tmp_path_factory.mktemp("source") / "hierlearn"
-    copy.mkdir()
-    for name in ("settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE", "CHANGELOG.md", "CITATION.cff"): shutil.copy(ROOT / name, copy)
-    shutil.copytree(ROOT / "hierlearn", copy / "hierlearn", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "nbs" / "results", copy / "nbs" / "results")
-    made = subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist", "."], cwd=copy, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr[-2000:]
-    assert len(list((copy / "dist").glob("*.tar.gz"))) == 1
-    [found] = (copy / "dist").glob("*.whl")
-    return found
 
 
 @pytest.fixture(scope="module")
