@@ -437,7 +437,7 @@ class Experiment:
 
     def _steps(self, config, precision, folder, known):
         stages = {stage.name: stage for stage in (self.stages(config) if callable(self.stages) else self.stages)}
-        graph = {name: {*stage.needs, *stage.files} for name, stage in stages.items()}
+        graph = {name: tuple(dict.fromkeys((*stage.needs, *stage.files))) for name, stage in stages.items()}
         for name, needs in graph.items():
             for other in needs: check_choice(other, f"what stage {name} needs", stages)
         steps = {}
@@ -475,7 +475,7 @@ class Experiment:
         todo = _todo(steps, records, target)
         for name in target:
             if name not in todo: print(f"{name}: finished", flush=True)
-        sorter = graphlib.TopologicalSorter({name: set(steps[name].inputs) & todo for name in todo})
+        sorter = graphlib.TopologicalSorter({name: [n for n in steps[name].inputs if n in todo] for name in steps if name in todo})
         sorter.prepare()
         while sorter.is_active():
             ready = sorter.get_ready()

@@ -1,68 +1,66 @@
-"""Run the lessons on the embedded data in the tiny profile and end with one table.
+"""Run the experiments of the lessons on the embedded data in the tiny profile and end with one table.
 
-usage: course.py [LESSON ...]
+usage: course.py [EXPERIMENT ...]
 """
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 
-from common import LESSONS, PACKAGE, ROOT, environment, table
+from common import ROOT, environment, table
 
+sys.path.insert(0, str(ROOT))
 ONE = """
-import importlib, inspect, json, sys
-lesson = importlib.import_module("hierlearn." + sys.argv[1])
-wanted = {"results": sys.argv[2], "progress": sys.stderr.isatty()}
-known = inspect.signature(lesson.run_lesson).parameters
-record = lesson.run_lesson("tiny", **{k: v for k, v in wanted.items() if k in known})
-json.dump(record, open(sys.argv[2] + "/record.json", "w"), default=float)
+import sys
+from hierlearn.runs import load
+try: experiment = load(sys.argv[1])
+except ValueError as error:
+    print(error)
+    sys.exit(3)
+experiment.run("tiny", sys.argv[2], progress=sys.stderr.isatty())
 """
 
 
-def exists(lesson):
-    "Is the lesson written, and can it run by itself?"
-    path = PACKAGE / f"{lesson}.py"
-    return path.exists() and "def run_lesson(" in path.read_text(encoding="utf-8")
+def run(name, folder):
+    "Run one experiment in a process of its own: the state of the run, its record, seconds."
+    from hierlearn.runs import read_record
+    start = time.perf_counter()
+    # without a terminal nobody watches a progress bar, and what frameworks say on loading matters only when something fails
+    quiet = None if sys.stderr.isatty() else subprocess.PIPE
+    command = [sys.executable, "-c", ONE, name, folder]
+    done = subprocess.run(command, env=environment("tiny", threads=None), stderr=quiet, text=True)
+    if done.returncode == 3: return "not written", None, ""
+    if done.returncode and quiet: print(done.stderr[-4000:], flush=True)
+    seconds = f"{time.perf_counter() - start:.0f}"
+    return ("FAILED", None, seconds) if done.returncode else ("ok", read_record(name, "tiny", folder), seconds)
 
 
-def number(metrics):
-    "The number of a lesson's table: its test accuracy, or what it says is its headline."
-    name = metrics.get("headline", "test_accuracy")
-    value = metrics.get(name)
-    return (name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value)) if value is not None else ("", "")
+def headline(entry, record):
+    "Name and value of the number that the registry puts first; the record may name another for its profile."
+    name = record.metrics.get("headline", entry.headline)
+    value = record.metrics.get(name)
+    return name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def main(chosen):
-    if set(chosen) - set(LESSONS): sys.exit(f"lessons are: {', '.join(LESSONS)}")
+    from hierlearn.runs import REGISTRY
+    if unknown := set(chosen) - set(REGISTRY): sys.exit(f"no experiment is called {', '.join(unknown)}; there are {', '.join(REGISTRY)}")
     os.chdir(ROOT)
-    print("Running the lessons on the embedded data set `shapes`, profile tiny.", flush=True)
-    rows, failed = [], False
-    for n, (lesson, title) in enumerate(LESSONS.items(), 1):
-        if chosen and lesson not in chosen: continue
-        if not exists(lesson):
-            rows.append((n, title, "comes next", "", ""))
+    print("Running the experiments on the embedded data set `shapes`, profile tiny.", flush=True)
+    rows = []
+    for entry in REGISTRY.values():
+        if chosen and entry.name not in chosen: continue
+        if entry.path is None:
+            rows.append((entry.title, "comes next", "", "", ""))
             continue
-        print(f"\n== {n}. {title}", flush=True)
-        start = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            # without a terminal nobody watches a progress bar, and what the frameworks say on loading matters only when something fails
-            quiet = not sys.stderr.isatty()
-            done = subprocess.run([sys.executable, "-c", ONE, lesson, folder], env=environment("tiny", threads=None), stderr=subprocess.PIPE if quiet else None, text=True)
-            if (code := done.returncode) and quiet: print(done.stderr[-4000:], flush=True)
-            seconds = f"{time.perf_counter() - start:.0f}"
-            if code:
-                rows.append((n, title, "FAILED", "", seconds))
-                failed = True
-                continue
-            with open(f"{folder}/record.json") as f: record = json.load(f)
-        name, value = number(record["metrics"])
-        rows.append((n, title, name, value, seconds))
-    print("\n" + table(rows, ("", "lesson", "measure", "value", "seconds")))
+        print(f"\n== {entry.title}", flush=True)
+        with tempfile.TemporaryDirectory() as folder: state, record, seconds = run(entry.name, folder)
+        rows.append((entry.title, state, *(headline(entry, record) if record else ("", "")), seconds))
+    print("\n" + table(rows, ("experiment", "run", "measure", "value", "seconds")))
     print("\nThese runs only show that everything works; the numbers of the pages come from real data (docs/index.html).")
     print("Next: make lab opens the notebooks, docs/index.html is the course to read.")
-    return failed
+    return any(state == "FAILED" for _, state, *_ in rows)
 
 
 if __name__ == "__main__": sys.exit(main(sys.argv[1:]))
