@@ -202,7 +202,8 @@ def extract_coarse_classifier(
     share: bool = True,  # share the trunk's weights with `model`; False copies them
 ):  # model of the same framework: (N, ...) -> (N, G), with the attribute `coarse` (CoarseInfo)
     "A classifier of the named groups, made from the last layer of a fine one without training."
-    how, taxonomy = _family(rule, _check_rule(rule, temperature)), as_taxonomy(taxonomy)
+    temperature, taxonomy = _check_rule(rule, temperature), as_taxonomy(taxonomy)
+    how = _family(rule, temperature)
     check_choice(output, "output", OUTPUTS), _check_is_model(model)
     head = find_head(model, layer, len(taxonomy))
     chosen = select_members(groups, taxonomy, members, k, head.weights, overlap, other)
@@ -280,3 +281,10 @@ def _bars(ax, names, values, colors, title):
     ax.set_yticks(place, [str(name)[:24] for name in names], fontsize=8)
     ax.set_xlim(0, 1.18); ax.set_xticks([]); ax.set_title(title, fontsize=9, loc="left")
     for side in ("top", "right", "bottom"): ax.spines[side].set_visible(False)
+
+# %% ../nbs/43_coarse_extraction.ipynb #3d84faaa
+# transitional forwarding, removed before the end
+def __getattr__(name):
+    if name != "stored_logits": raise AttributeError(name)
+    import importlib
+    return importlib.import_module("hierlearn.experiments.coarse_extraction").stored_logits

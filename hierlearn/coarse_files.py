@@ -120,7 +120,7 @@ def load_classifier(
 def _read_keras(path):
     # these rooms register the layers that a file may name
     import hierlearn.coarse_keras
-    from hierlearn.models import fused_batch_norm_class; fused_batch_norm_class()
+    import hierlearn.keras_training
     with zipfile.ZipFile(path) as file:
         if broken := file.testzip(): raise ValueError(f"{broken} is damaged")
         text = file.read("coarse.json").decode() if "coarse.json" in file.namelist() else ""

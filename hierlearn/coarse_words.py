@@ -111,7 +111,7 @@ def _warn(message):
     depth, frame = 2, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("hierlearn."):
         depth, frame = depth + 1, frame.f_back
-    warnings.warn(message, stacklevel=depth - 1)
+    warnings.warn(message, stacklevel=depth)
 
 # %% ../nbs/40_coarse_words.ipynb #4ec2eb4c
 def find_hyponyms(
@@ -243,12 +243,13 @@ def _below(name, what, taxonomy):
 
 def _nearest(name, what, taxonomy, members, k, weights):
     "The k classes near the one start class of a group."
+    if members == "cosine": weights = _kernel(weights, len(taxonomy))
     found = find_positions(what[0], taxonomy)
     if len(what) > 1 or members == "cosine" and len(found) > 1:
         raise ValueError(f"group {name!r} needs one start class for members={members!r}, got "
                          f"{listed(what)}, which is {max(len(what), len(found))} classes; name one of "
                          f"them, such as {taxonomy.leaves[found[0]]!r}")
-    if members == "cosine": near = nearest_by_weights(_kernel(weights, len(taxonomy)), found[0], k)
+    if members == "cosine": near = nearest_by_weights(weights, found[0], k)
     else: near = nearest_by_path(taxonomy.leaves[found[0]] if _is_position(what[0]) else what[0], k, taxonomy)
     return np.sort(near)
 
