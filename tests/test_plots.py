@@ -1,6 +1,8 @@
 "Figures: what is drawn is what was given, groups and borders stand where they should, and bad input is refused in one line."
 import re
+from functools import partial
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -13,9 +15,14 @@ from matplotlib.colors import to_rgb
 from hierlearn import plots
 from hierlearn.decisions import accuracy_specificity_curve
 from hierlearn.metrics import expected_calibration_error, reliability_curve, severity_histogram
-from hierlearn.plots import (Explorer, link_explorers, plot_accuracy_specificity, plot_arms, plot_confusion, plot_history, plot_kernels, plot_reliability,
-                             plot_runs, plot_severity, plot_sunburst, plot_tree, plot_tree_confusion, show_explorer, show_images, taxonomy_order, use_svg)
+from hierlearn.plots import Explorer, describe, link_explorers, show_explorer, taxonomy_order, to_svg, use_svg
 from hierlearn.taxonomy import Taxonomy
+
+# every drawing function demands its text alternative; most tests are about something else
+DRAWING = ("plot_accuracy_specificity", "plot_arms", "plot_confusion", "plot_history", "plot_kernels", "plot_reliability", "plot_runs",
+           "plot_severity", "plot_tree_confusion", "show_images")
+(plot_accuracy_specificity, plot_arms, plot_confusion, plot_history, plot_kernels, plot_reliability, plot_runs,
+ plot_severity, plot_tree_confusion, show_images) = (partial(getattr(plots, name), alt="What is to be seen.") for name in DRAWING)
 
 
 @pytest.fixture(autouse=True)
@@ -63,17 +70,64 @@ def test_colours_stay_apart_and_text_can_be_read():
     assert len(set(plots.PALETTE)) == 7 and to_rgb(plots.FAINT)
 
 
-def test_figures_have_a_white_ground():
-    for ax in (show_images(np.zeros((1, 4, 4))), plot_history({"loss": [1, 2]})[0], plot_confusion(np.eye(3))):
-        assert ax.figure.get_facecolor() == (1, 1, 1, 1)
+def test_every_drawing_demands_its_text(tree):
+    first = {"plot_history": {"loss": [1]}, "plot_runs": {"a": {"val_accuracy": [1]}}, "plot_severity": {0: 1, 1: 1}, "plot_arms": {"a": [1]},
+             "plot_kernels": np.zeros((2, 2, 3, 1)), "show_images": np.zeros((1, 2, 2)), "plot_tree_confusion": np.eye(5), "plot_confusion": np.eye(2),
+             "plot_accuracy_specificity": SimpleNamespace(specificity=[1], accuracy=[1]),
+             "plot_reliability": SimpleNamespace(edges=[0, 1], counts=[1], confidence=[1], accuracy=[1])}
+    assert set(first) == set(DRAWING) == {n for n in dir(plots) if re.match("plot_|show_images", n)}
+    for name, data in first.items():
+        more = [tree] if name == "plot_tree_confusion" else []
+        with pytest.raises(TypeError, match="alt"): getattr(plots, name)(data, *more)
+        for empty in ("", "  ", None): refused(getattr(plots, name), data, *more, alt=empty, says="alt must be one sentence")
+        drawing = getattr(plots, name)(data, *more, alt="Tell <all>  of it & more.")
+        assert "<title>Tell &lt;all&gt; of it &amp; more.</title>" in to_svg(drawing), name
+        plt.close("all")
 
 
 def test_use_svg_outside_a_notebook(tmp_path):
     use_svg()
     ax = plot_arms({"an arm": [1, 2]})
-    for name in "ab": ax.figure.savefig(tmp_path / f"{name}.svg", metadata={"Date": None})
-    first = (tmp_path / "a.svg").read_text("utf-8")
-    assert "an arm</text>" in first and first == (tmp_path / "b.svg").read_text("utf-8")
+    ax.figure.savefig(tmp_path / "a.png")
+    assert ax.figure.get_facecolor() == (1, 1, 1, 1), "outside a notebook nothing changes"
+
+
+def test_svg_follows_the_theme_and_is_the_same_at_every_call(tree):
+    ax = plot_arms({"an <arm>": [1, 2], "another": [2, 3]}, xlabel="share")
+    text = to_svg(ax)
+    assert text == to_svg(ax.figure) and text.startswith("<svg ") and text.endswith("</svg>")
+    root = ElementTree.fromstring(text)
+    assert root.get("role") == "img" and root.get("aria-label") == root[0].text == "What is to be seen."
+    words = [t for t in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "an <arm>" in {t.text for t in words} and words, "text stays text"
+    assert all("currentColor" in t.get("style") or "fill" not in t.get("style") for t in words) and root.get("fill") == "currentColor"
+    assert "#222222" not in text and "#000000" not in text and "Date" not in text and "metadata" not in text
+    for other in (plot_confusion(np.eye(40)), show_images(np.zeros((2, 4, 4)), ["a", "b"], correct=[True, False])):
+        drawing = to_svg(other)
+        assert not re.search(r"fill: (#ffffff|white)", drawing), "a white rectangle"
+    assert "var(--figure-good" in drawing and "var(--figure-bad" in drawing and "data:image/png" in drawing
+
+
+def test_ids_are_each_figures_own_and_all_are_used():
+    one, two = (to_svg(plot_history({"loss": values})) for values in ([3, 2, 1], [3, 2, 2]))
+    ids = [set(re.findall(r' id="([^"]+)"', text)) for text in (one, two)]
+    assert ids[0] and not ids[0] & ids[1]
+    for text, own in zip((one, two), ids): assert set(re.findall(r"url\(#([^)]+)\)|href=\"#([^\"]+)", text)) and all(f"#{name}" in text for name in own)
+
+
+def test_photographs_stay_small_and_small_pictures_exact():
+    photo = np.random.default_rng(0).normal(128, 40, (300, 300, 3)).clip(0, 255).astype(np.uint8)
+    assert "data:image/jpeg" in to_svg(show_images([photo])) and len(to_svg(show_images([photo], size=1))) < 40_000
+    assert "data:image/png" in to_svg(show_images(photo[None, :32, :32]))
+
+
+def test_several_drawings_of_one_figure_tell_one_text():
+    figure, axes = plt.subplots(1, 2)
+    plots.plot_arms({"a": [1, 2]}, alt="Left.", ax=axes[0])
+    describe(axes[1], " Right,\nin two  lines. ")
+    assert "<title>Left. Right, in two lines.</title>" in to_svg(figure)
+    describe(figure, "All.")
+    assert "<title>All. Left. Right, in two lines.</title>" in to_svg(axes)
 
 
 # ---- images, kernels ----
@@ -85,7 +139,7 @@ def test_images_are_drawn_as_they_are():
     assert [t.get_color() == plots.GOOD for t in ax.texts] == [True, False, True, True, False]
     left, right, bottom, top = np.array([shown.get_extent() for shown in ax.images]).T
     assert (np.diff(left[:3]) > 1).all() and left[3] == left[0] and bottom[3] + 1 < bottom[0], "two rows of three and two"
-    assert all(shown.get_interpolation() == "nearest" for shown in ax.images)
+    assert all(shown.get_interpolation() == "none" for shown in ax.images)
 
 
 def test_images_of_other_kinds():
@@ -108,7 +162,7 @@ def test_images_of_other_kinds():
     (np.full((1, 4, 4), -0.1), {}, "pass uint8, or floats in 0..1"),
     (np.zeros((2, 4, 4)), dict(titles=["a"]), "1 titles for 2 images"),
     (np.zeros((2, 4, 4)), dict(correct=[True] * 3), "3 correct for 2 images"),
-    (np.zeros((2, 4, 4)), dict(columns=0), "columns must be at least 1, got 0"),
+    (np.zeros((2, 4, 4)), dict(columns=0), "columns must be an integer of at least 1, got 0"),
 ])
 def test_images_refused(images, more, says): refused(show_images, images, says=says, **more)
 
@@ -140,7 +194,7 @@ def test_history_draws_each_measure_with_its_twin():
 
 
 def test_runs_are_averaged():
-    runs = {"a": [{"metrics": {}, "history": {"val_accuracy": [0.1, 0.3]}}, {"val_accuracy": [0.3, 0.5]}], "b": {"val_accuracy": [0.2, 0.2]}}
+    runs = {"a": [SimpleNamespace(curves={"val_accuracy": [0.1, 0.3]}), {"val_accuracy": [0.3, 0.5]}], "b": {"val_accuracy": [0.2, 0.2]}}
     ax = plot_runs(runs)
     assert np.allclose(ax.lines[0].get_ydata(), [0.2, 0.4]) and ax.lines[1].get_ydata().tolist() == [0.2, 0.2]
     band = ax.collections[0].get_paths()[0].vertices
@@ -150,7 +204,8 @@ def test_runs_are_averaged():
     refused(plot_runs, {"a": []}, says="same number of epochs")
     refused(plot_runs, {"a": [{"loss": [1]}, {"loss": [1, 2]}]}, "loss", says="same number of epochs")
     refused(plot_runs, runs, "top5", says="has no 'top5'")
-    for bad in ([{"loss": [1]}], {"loss": [1, 2]}, {"a": [[1, 2]]}): refused(plot_runs, bad, says="runs must be a dict")
+    refused(plot_runs, [{"loss": [1]}], says="runs must be a dict")
+    for bad in ({"loss": [1, 2]}, {"a": [[1, 2]]}): refused(plot_runs, bad, says="runs must hold histories or records")
 
 
 def test_history_refused():
@@ -217,69 +272,6 @@ def test_tree_confusion(tree):
     refused(plot_tree_confusion, np.eye(4), tree, says="has shape (4, 4); this taxonomy has 5 leaves")
 
 
-# ---- trees ----
-def names(ax): return [t.get_text().replace("\n", " ") for t in ax.texts]
-
-
-def test_tree_has_every_node_once_and_parents_amid_their_children(tree):
-    ax = plot_tree(tree, colors={"cat": "#ff0000"})
-    assert sorted(names(ax)) == sorted(["cat", "dog", "cow", "car", "truck", "pet", "farm", "animal", "vehicle", tree.display_name(tree.root)])
-    where = {t.get_text(): t.get_position() for t in ax.texts}
-    assert where["pet"][1] == (where["cat"][1] + where["dog"][1]) / 2 and where["cat"][0] > where["pet"][0] > where["animal"][0]
-    assert sorted(y for name, (x, y) in where.items() if name in tree.leaves) == [0, 1, 2, 3, 4]
-    assert next(t for t in ax.texts if t.get_text() == "cat").get_color() == "#ff0000"
-    assert sorted(names(plot_tree(tree, node="pet", ax=own_axes()))) == ["cat", "dog", "pet"]
-
-
-def test_tree_with_several_parents():
-    graph = Taxonomy.from_edges([("r", "a"), ("r", "b"), ("a", "x"), ("a", "z"), ("b", "z"), ("b", "y")])
-    ax = plot_tree(graph)
-    assert sorted(names(ax)) == sorted(["r", "a", "b", "x", "y", "z"]) and len(ax.lines) == 6
-    assert len(plot_sunburst(graph).patches) == 5
-
-
-def test_large_trees_are_refused(tree):
-    for function in (plot_tree, plot_sunburst):
-        refused(function, Taxonomy.imagenet(), says="has 1000 leaves, too many to read; pass node=")
-        with pytest.raises((ValueError, KeyError), match="nothing"): function(tree, node="nothing")
-        assert len(function(Taxonomy.imagenet(), node="dog.n.01").texts) > 118
-        plt.close("all")
-
-
-def test_sunburst_gives_each_leaf_its_angle(tree):
-    ax = plot_sunburst(tree)
-    assert sorted(names(ax)) == sorted(["cat", "dog", "cow", "car", "truck", "pet", "farm", "animal", "vehicle"])
-    angle = dict(zip(names(ax), ((w.theta2 - w.theta1) for w in ax.patches)))
-    assert all(abs(angle[leaf] - 72) < 1e-9 for leaf in tree.leaves) and abs(angle["animal"] - 216) < 1e-9
-    outer = dict(zip(names(ax), (w.r for w in ax.patches)))
-    assert len({round(outer[leaf], 9) for leaf in tree.leaves}) == 1, "shallow leaves reach the edge too"
-
-
-def test_sunburst_shades_leaves_by_value(tree):
-    ax = plot_sunburst(tree, values=[0, 1, 0.5, 1, 0], ax=own_axes())
-    shade = dict(zip(names(ax), (sum(w.get_facecolor()[:3]) for w in ax.patches)))
-    assert shade["cat"] > shade["cow"] > shade["dog"]
-    plt.close("all")
-    refused(plot_sunburst, tree, values=[1, 2], says="values have shape (2,); pass one for each of the 5 leaves")
-    for bad in ([0, 0, 0, 0, 1.5], [0, 0, 0, 0, np.nan]): refused(plot_sunburst, tree, values=bad, says="values must lie in 0..1")
-
-
-def test_100_leaves_can_be_read():
-    ax = plot_sunburst(Taxonomy.cifar100())
-    ax.figure.draw_without_rendering()
-    boxes = {t.get_text(): t for t in ax.texts}
-    assert len(ax.patches) == 120 and len(boxes) == 120
-    assert all(t.get_fontsize() >= 7 for t in ax.texts)
-    radius = max(w.r for w in ax.patches)
-    ring = next(w for w in ax.patches if w.r == radius)
-    scale = ax.transData.transform([[radius, 0]])[0, 0] - ax.transData.transform([[0, 0]])[0, 0]
-    for name in Taxonomy.cifar100().leaves:
-        text = boxes[Taxonomy.cifar100().display_name(name).replace("_", " ")]
-        turn, text_turn = text.get_rotation(), text.set_rotation(0)
-        assert text_turn is None
-        assert text.get_window_extent().width <= ring.width / radius * scale * 1.02, f"{name} is longer than its wedge (turned by {turn})"
-
-
 # ---- measures ----
 def test_severity_shows_shares_of_mistakes(tree, judged):
     probs, labels = judged
@@ -332,7 +324,7 @@ def test_arms_draw_every_seed():
     plt.close("all")
     refused(plot_arms, {}, says="no arms to draw")
     refused(plot_arms, {"a": [1, np.nan]}, says="arm 'a' needs one finite number for each seed, got [1.0, nan]")
-    refused(plot_arms, {"a": [1]}, baseline="b", says="no arm 'b'; there are: a")
+    refused(plot_arms, {"a": [1]}, baseline="b", says="baseline must be one of a, got 'b'")
 
 
 # ---- explorers: the rest is in test_explorers.py ----
