@@ -1,6 +1,6 @@
 """Trainings that are killed again and again; run by test_resume.py.
 
-    python resume_runs.py KIND FOLDER KILLS SEED        KIND: keras (backend by $KERAS_BACKEND), torch, fastai
+    python resume_runs.py KIND FOLDER KILLS SEED        KIND: keras (backend by $KERAS_BACKEND), torch, loop, fastai
 
 The frameworks are imported once; every attempt is a fork of this process, which dies by SIGKILL at a random event of its plan.
 Prints one line of JSON: the digest of the uninterrupted run, that of the run that was killed, and at which events it was.
@@ -31,22 +31,23 @@ def tick(event):
     if PLAN[1] <= 0: os.kill(os.getpid(), signal.SIGKILL)
 
 
+class HalfWritten(io.FileIO):
+    "A file whose process may die when half of its longest part is written."
+    def write(self, content):
+        if len(content) < 1000: return super().write(content)
+        super().write(content[: len(content) // 2])
+        tick("half written")
+        return super().write(content[len(content) // 2 :])
+
+
 def watch_writing():
     "Let the process be killed in the middle of a file, and on both sides of the rename."
-    savez, replace = np.savez, os.replace
-    def slow_savez(f, **arrays):
-        buffer = io.BytesIO()
-        savez(buffer, **arrays)
-        content = buffer.getvalue()
-        f.write(content[: len(content) // 2])
-        f.flush()
-        tick("half written")
-        f.write(content[len(content) // 2 :])
+    replace = os.replace
     def slow_replace(a, b):
         tick("before rename")
         replace(a, b)
         tick("after rename")
-    np.savez, os.replace = slow_savez, slow_replace
+    checkpoints.open, os.replace = HalfWritten, slow_replace
 
 
 def data():
@@ -76,9 +77,8 @@ def keras_run(folder):
     model.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     history = keras_training.fit(model, batches.Batches(images, labels, 16, augment, seed=1), (images.astype("float32") / 255, labels), EPOCHS, batches.cosine_schedule(0.01, EPOCHS * STEPS),
                            checkpoints=folder, config={"epochs": EPOCHS}, progress=False, dropout=lambda step: 0.1 if step < 12 else 0.4)
-    last, _ = checkpoints.load_checkpoint(sorted(Path(folder).glob("*.npz"))[-1])
-    state = [last[name] for name in sorted(last) if name.startswith("state/")]
-    return digest([keras.ops.convert_to_numpy(w) for w in model.weights] + state, {k: v for k, v in history.items() if k != "seconds"})
+    last = checkpoints.load_checkpoint(max(Path(folder).glob("*.ckpt")))["state"]
+    return digest([keras.ops.convert_to_numpy(w) for w in model.weights] + last["variables"], {k: v for k, v in history.items() if k != "seconds"})
 
 
 def torch_data():
@@ -102,7 +102,8 @@ def torch_run(folder):
     optimizer = torch.optim.AdamW(net.parameters(), 0.01)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=EPOCHS * 6)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 16, shuffle=True, generator=generator)
-    checkpoint = torch_training.TorchCheckpoint(folder, {"epochs": EPOCHS}, model=net, optimizer=optimizer, scheduler=scheduler, generator=generator)
+    progress = checkpoints.Progress("loss")
+    checkpoint = torch_training.TorchCheckpoint(folder, {"epochs": EPOCHS}, model=net, optimizer=optimizer, scheduler=scheduler, generator=generator, progress=progress)
     first, info = checkpoint.resume()
     losses = info.get("losses", [])
     for epoch in range(first, EPOCHS):
@@ -116,10 +117,28 @@ def torch_run(folder):
             optimizer.step()
             scheduler.step()
         losses.append(loss.item())
-        checkpoint.save(epoch, best=losses[-1] == min(losses), losses=losses)
+        progress.add({"loss": losses[-1]}, weights=lambda: {name: t.clone() for name, t in net.state_dict().items()})
+        checkpoint.save(epoch, losses=losses)
     last = [t.detach().numpy().copy() for t in net.state_dict().values()]
-    checkpoint.load_best()
+    net.load_state_dict(progress.best)
     return digest(last + [t.detach().numpy() for t in net.state_dict().values()], {"loss": losses})
+
+
+def loop_run(folder):
+    "The loop of the house, in bfloat16, the channels last in memory."
+    import torch
+
+    from hierlearn import torch_training
+    batches_of = batches.Batches(*data(), 16, lambda images, rng: [tick("step"), (images + rng.normal(0, 8, images.shape)).astype("float32") / 255][1], seed=1)
+    batches.set_seed(0)
+    images, labels = data()
+    net = torch_net().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), momentum=0.9, nesterov=True)
+    history = torch_training.fit(net, batches_of, (images.astype("float32") / 255, labels), EPOCHS, optimizer, batches.one_cycle_schedule(0.1, EPOCHS * STEPS), "bfloat16",
+                                 folder, {"epochs": EPOCHS}, progress=False)
+    parts = checkpoints.load_checkpoint(max(Path(folder).glob("*.ckpt")))["state"]["parts"]
+    state = [t.float().numpy() for t in [*net.state_dict().values(), *parts["model"][1].values(), *(s["momentum_buffer"] for s in parts["optimizer"][1]["state"].values())]]
+    return digest(state, {k: v for k, v in history.items() if k != "seconds"})
 
 
 def fastai_run(folder):
@@ -140,7 +159,7 @@ def fastai_run(folder):
             self.learn.xb = (self.xb[0] + 0.1 * torch.rand_like(self.xb[0]) * np.random.rand() * random.random(),)
     loaders = DataLoaders(DataLoader(items, bs=16, shuffle=True, num_workers=0), DataLoader(items, bs=16, num_workers=0))
     learn = Learner(loaders, torch_net(), loss_func=torch.nn.functional.cross_entropy, cbs=Noise())
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(EPOCHS, 0.02, cbs=torch_training.fastai_checkpoint(folder, {"epochs": EPOCHS}))
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(EPOCHS, 0.02, cbs=torch_training.FastaiCheckpoint(folder, {"epochs": EPOCHS}))
     rows = [[float(v) for v in row] for row in learn.recorder.values]
     return digest([t.detach().numpy() for t in learn.model.state_dict().values()], {"values": rows, "lrs": learn.recorder.lrs})
 
@@ -166,7 +185,7 @@ def attempt(run, folder, event=None, count=0):
 
 
 def main(kind, folder, kills, seed):
-    run, rng = {"keras": keras_run, "torch": torch_run, "fastai": fastai_run}[kind], random.Random(int(seed))
+    run, rng = {"keras": keras_run, "torch": torch_run, "loop": loop_run, "fastai": fastai_run}[kind], random.Random(int(seed))
     # imported before the forks, not used before: threads do not survive a fork
     if kind == "keras": import keras  # noqa: F401
     if kind != "keras": import torch._dynamo  # noqa: F401
@@ -190,6 +209,7 @@ def main(kind, folder, kills, seed):
         if code != -signal.SIGKILL: sys.exit(f"an attempt ended with {code}")
         done += 1
         events.append(event)
+    for left in (folder / "killed").glob(".*"): os.utime(left, (0, 0))  # what a kill left is swept once it is old
     if attempt(run, folder / "killed"): sys.exit("the last attempt failed")
     left = sorted(file.name for file in (folder / "killed").iterdir())
     print(json.dumps({"whole": (folder / "whole.digest").read_text(), "killed": (folder / "killed.digest").read_text(), "events": events, "files": left}))

@@ -97,4 +97,4 @@ def test_accelerate_on_two_processes(tmp_path):
     one, two = numbers(["0"]), numbers(["0", "1"])
     assert [line[1] for line in one + two] == ["1", "2", "2"] and two[0][2] == "DistributedDataParallel"
     assert np.allclose([float(line[3]) for line in two], float(one[0][3]), atol=1e-5)
-    assert (tmp_path / "1" / "epoch-00000.npz").exists() and (tmp_path / "2" / "epoch-00000.npz").exists()
+    assert (tmp_path / "1" / "epoch-00000.ckpt").exists() and (tmp_path / "2" / "epoch-00000.ckpt").exists()

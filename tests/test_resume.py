@@ -19,11 +19,11 @@ def killed(kind, folder, kills, backend="tensorflow"):
 
 
 @pytest.mark.timeout(900)  # seconds of work, but a machine with other work may take long
-@pytest.mark.parametrize("kind, backend, kills", [("keras", "tensorflow", 10), ("keras", "torch", 4), ("torch", "tensorflow", 6), ("fastai", "tensorflow", 4)])
+@pytest.mark.parametrize("kind, backend, kills", [("keras", "tensorflow", 10), ("keras", "torch", 4), ("torch", "tensorflow", 6), ("loop", "tensorflow", 4), ("fastai", "tensorflow", 4)])
 def test_killed_training_resumes_to_the_same_bits(kind, backend, kills, tmp_path):
     result = killed(kind, tmp_path, kills, backend)
     assert len(result["events"]) == kills
     assert WRITING & set(result["events"])
     assert result["killed"] == result["whole"]
     # nothing half-written stays, and the last two checkpoints do
-    assert result["files"] == ["epoch-00004.npz", "epoch-00005.npz"]
+    assert result["files"] == ["epoch-00004.ckpt", "epoch-00005.ckpt"]
