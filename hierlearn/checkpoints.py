@@ -14,6 +14,7 @@ import os
 import random
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -179,8 +180,8 @@ class CheckpointFolder:
     def check_writable(self) -> None:
         "Find out before a training, not after its first epoch, that the folder cannot be written."
         try:
-            with whole_file(self.folder / f".write-{os.getpid()}") as probe: probe.write_bytes(b"x")
-            (self.folder / f".write-{os.getpid()}").unlink()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder) as probe: probe.write(b"x")
         except OSError as error:
             cause = f"cannot write into {self.folder}: {error.strerror or error}"
             raise CheckpointError(f"{cause}; {disk_advice(error)}") from error

@@ -37,10 +37,12 @@ def measure(steps, rounds):
     "Everything for the backend of this process."
     import keras
     from hierlearn.alexnet_small import LocalResponseNorm, build_alexnet_small
-    from hierlearn.datasets import load_shapes
-    from hierlearn.models import build_six_layer_net, fused_batch_norm_class
+    from hierlearn.batches import Batches
+    from hierlearn.keras_training import FusedBatchNorm
+    from hierlearn.models import build_six_layer_net
     from hierlearn.preprocessing import channel_statistics, random_crop, random_flip, standardize
-    from hierlearn.training import Batches, describe_precision
+    from hierlearn.runs import describe_precision
+    from hierlearn.shapes import load_shapes
     data = load_shapes(2048, 256)
     mean, std = channel_statistics(data.train.images)
     classes = len(data.class_names)
@@ -82,7 +84,7 @@ def measure(steps, rounds):
 
     def stock(layer):
         "A layer of ours as the frameworks' own one; other layers are made again as they are."
-        if type(layer) is fused_batch_norm_class(): return keras.layers.BatchNormalization.from_config(layer.get_config())
+        if type(layer) is FusedBatchNorm: return keras.layers.BatchNormalization.from_config(layer.get_config())
         if isinstance(layer, LocalResponseNorm): return StockLRN(name=layer.name)
         return type(layer).from_config(layer.get_config())
 
@@ -126,11 +128,11 @@ def measure(steps, rounds):
             ours.predict_on_batch(x)
             times.append(time.perf_counter() - start)
         macs, forward = operations(ours), float(np.median(times[1:]))
-        rows.append({"net": name, "backend": keras.backend.backend(), "precision": precision["precision"], "train_images_s": round(size / step["ours"]), "predict_images_s": round(len(x) / forward),
+        rows.append({"net": name, "train_images_s": round(size / step["ours"]), "predict_images_s": round(len(x) / forward),
                      "train_share_of_product": round(6 * macs * size / step["ours"] / rate, 3), "predict_share_of_product": round(2 * macs * len(x) / forward / rate, 3),
                      "plain_images_s": round(size / step["plain"]), "plain_no_xla_images_s": round(size / step["plain_no_xla"]), "times_plain": round(min(step["plain"], step["plain_no_xla"]) / step["ours"], 2),
                      "pipeline_share_of_step": round(pipeline / step["ours"], 3), "loop_over_pipeline": round(loop / pipeline, 1)})
-    print(json.dumps({"rows": rows, "precision": precision}))
+    print(json.dumps({"rows": {f"{row.pop('net')}, {keras.backend.backend()}": row for row in rows}, "precision": precision, "data": [data.name, data.digest]}))
 
 
 def main():
@@ -142,16 +144,18 @@ def main():
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     if given.measure: return measure(given.steps, given.rounds)
-    rows, products = [], []
+    rows, products, start = {}, [], time.perf_counter()
     for backend in given.backends:
-        run = subprocess.run([sys.executable, __file__, "--measure", "--steps", str(given.steps), "--rounds", str(given.rounds)], env=os.environ | {"KERAS_BACKEND": backend}, stdout=subprocess.PIPE, text=True, check=True)
+        command = [sys.executable, __file__, "--measure", "--steps", str(given.steps), "--rounds", str(given.rounds)]
+        run = subprocess.run(command, env=os.environ | {"KERAS_BACKEND": backend}, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(run.stdout.splitlines()[-1])
-        rows += found["rows"]
+        rows |= found["rows"]
         products.append(found["precision"])
-    for row in rows: print("  ".join(f"{key}={value}" for key, value in row.items()))
-    from hierlearn.training import environment
-    given.results.mkdir(parents=True, exist_ok=True)
-    (given.results / "bench_training.json").write_text(json.dumps({"how": "medians over the steps of all rounds, variants in turn; each backend in its own process", "steps": given.steps, "rounds": given.rounds, "platform": platform.platform(), **environment(), "products": products, "rows": rows}, indent=1) + "\n")
+    for name, row in rows.items(): print(f"{name}:", "  ".join(f"{key}={value}" for key, value in row.items()))
+    from hierlearn.runs import write_record
+    write_record("bench_training", None, rows, {"steps": given.steps, "rounds": given.rounds}, *found["data"], seconds=time.perf_counter() - start,
+                 precision=" and ".join(sorted({p["precision"] for p in products})), folder=given.results, platform=platform.platform(), products=products,
+                 how="medians over the steps of all rounds, variants in turn; each backend in its own process")
 
 
 if __name__ == "__main__": main()
