@@ -2,6 +2,7 @@
 import functools
 import http.server
 import json
+import os
 import re
 import threading
 from html.parser import HTMLParser
@@ -10,12 +11,20 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import pytest
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = Path(os.environ.get("HIERLEARN_DOCS", ROOT / "docs"))
 PAGES = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.html"))
 COURSE = [p for p in PAGES if not p.startswith("explorers/")]
 EXPLORERS = [p for p in PAGES if p.startswith("explorers/")]
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
-NOTEBOOKS = sorted(p.name for p in (DOCS.parent / "nbs").glob("*.ipynb"))
+NOTEBOOKS = sorted(p.name for p in (ROOT / "nbs").glob("*.ipynb"))
+# pages that are yet to be written to the rules of a page: lessons, their source, exercises and experiments
+NOT_YET = {page for n in NOTEBOOKS if n[0] in "248" for page in [re.sub(r"^\d+_", "", n).replace(".ipynb", ".html")]}
+LESSONS = {re.sub(r"^\d+_", "", n).replace(".ipynb", ".html") for n in NOTEBOOKS if re.match(r"[2-7][0-5]_", n)}
+# boxes that the reader has to move sideways, of one kind
+SIDEWAYS = """code => [...document.querySelectorAll('main *')].filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1
+    && /auto|scroll/.test(getComputedStyle(e).overflowX) && !e.matches('.katex-display') && !!e.closest('pre') === code)
+    .map(e => `${e.className || e.tagName}: ${e.scrollWidth} px in ${e.clientWidth}, ${e.textContent.trim().slice(0, 80)}`)"""
 each_page = pytest.mark.parametrize("page", PAGES)
 each_course_page = pytest.mark.parametrize("page", COURSE)
 each_width = pytest.mark.parametrize("width", WIDTHS)
@@ -81,6 +90,30 @@ def test_page(visit, server, page, width):
             wide = v.page.evaluate("""[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
                 .slice(0, 5).map(e => e.tagName + '.' + e.className + ' ' + Math.round(e.getBoundingClientRect().right))""")
             raise AssertionError(f"the page scrolls sideways by {sideways} px at {WIDTHS[width][0]} px: {wide}")
+
+
+@each_course_page
+@each_width
+def test_what_scrolls_sideways(visit, server, page, width):
+    "At desktop width code fits its column; on a phone code and long formulas may scroll in their own box, nothing else may."
+    if page in NOT_YET: pytest.xfail("not yet written to the rules of a page")
+    with visit(WIDTHS[width]) as v:
+        v.page.goto(server + page, wait_until="load")
+        v.page.wait_for_load_state("networkidle")
+        assert v.page.evaluate(SIDEWAYS, False) == []
+        if width == "desktop": assert v.page.evaluate(SIDEWAYS, True) == []
+
+
+@pytest.mark.parametrize("page", sorted(LESSONS))
+def test_the_first_screen_of_a_lesson_holds_its_figure(visit, server, page):
+    if page in NOT_YET: pytest.xfail("not yet written to the rules of a page")
+    with visit(WIDTHS["desktop"]) as v:
+        v.page.goto(server + page, wait_until="networkidle")
+        found = v.page.evaluate("""(() => { const e = [...document.querySelectorAll('main img, main svg, main iframe')]
+            .find(e => !e.closest('.colab-badge') && e.getBoundingClientRect().height > 60);
+            return e && [e.tagName.toLowerCase(), Math.round(e.getBoundingClientRect().bottom)] })()""")
+        assert found, "no figure"
+        assert found[0] != "iframe" and found[1] <= WIDTHS["desktop"][1], f"the first figure: {found[0]}, down to {found[1]} px"
 
 
 @each_course_page
