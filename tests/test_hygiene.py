@@ -212,7 +212,7 @@ def test_a_foundation_loads_numpy_alone(module):
     assert loaded(f"import hierlearn.{module}") & heavy == set()
 
 
-@pytest.mark.parametrize("module", [m for m, n in NUMBERS.items() if n in (9, 14, 15) or 40 <= n < 50])
+@pytest.mark.parametrize("module", [m for m, n in NUMBERS.items() if n in (9, 14, 15, 17) or 40 <= n < 50])
 def test_no_framework_is_loaded_unasked(module):
     assert loaded(f"import hierlearn.{module}") & (FRAMEWORKS | DEVELOPMENT) == set()
 
@@ -310,7 +310,7 @@ def test_the_core_covers_what_the_foundations_import():
     names = {"PIL": "pillow", "sklearn": "scikit-learn"}
     core = {re.split(r"[<>=!~\[]", r)[0] for r in settings()["requirements"].split()}
     assert len(core) <= 7, "the core grows"
-    for module in [*LIGHT, "plots", "runs"]:
+    for module in [*LIGHT, "plots", "records", "runs"]:
         if module not in NUMBERS: continue
         top = {n.split(".")[0] for n in imported(at_once(tree(module)), module)} - set(sys.stdlib_module_names)
         assert {names.get(n, n) for n in top} <= core | {"hierlearn", "IPython"}, f"{module} imports {top} at module level"

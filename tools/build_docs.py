@@ -148,7 +148,7 @@ def mend_anchors(site):
     pages = {p.name: p.read_text(encoding="utf-8") for p in site.glob("*.html")}
     ids = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in pages.items()}
     for name, text in pages.items():
-        def mended(m):
+        def mended(m, name=name):
             page, anchor = m[1] or name, m[2]
             if page not in ids or anchor in ids[page]: return m[0]
             owner = anchor.rsplit(".", 1)[0] if "." in anchor else ""

@@ -9,6 +9,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES, PACKAGED = ROOT/"nbs"/"explorers", ROOT/"hierlearn"/"explorers"
+# the page's name of a rule -> the library's
+LIBRARY = {"sum": "log_sum_exp"}
 
 
 def pooling():
@@ -30,8 +32,10 @@ def pooling():
 
 def hypernym_data():
     "The tree and the pictures that the hypernym explorer's page holds: classes below carnivore.n.01, real logits"
-    from hierlearn.coarse_extraction import group_scores, select_members, stored_logits
-    from hierlearn.metrics import softmax
+    from hierlearn.coarse_extraction import group_scores
+    from hierlearn.coarse_words import select_members
+    from hierlearn.decisions import softmax
+    from hierlearn.experiments.coarse_extraction import stored_logits
     from hierlearn.taxonomy import Taxonomy
     tree, stored, nodes = Taxonomy.imagenet(), stored_logits(), []
     def walk(node, parent):
@@ -41,7 +45,8 @@ def hypernym_data():
     walk("carnivore.n.01", -1)
     leaves = [tree.index(node) for node, _ in nodes if not tree.children(node)]
     logits, dog = stored["pets"].astype(float), stored["pet_labels"].astype(bool)
-    cat_by = {rule: softmax(group_scores(logits, select_members(["cat", "dog"]), rule))[:, 0] for rule in ("mean", "sum")}
+    groups = select_members(["cat", "dog"])
+    cat_by = {rule: softmax(group_scores(logits, groups, LIBRARY.get(rule, rule)))[:, 0] for rule in ("mean", "sum")}
     mean, total, gap = cat_by["mean"] > .5, cat_by["sum"] > .5, np.abs(cat_by["mean"] - cat_by["sum"])
     def pick(chosen, count=1): return np.flatnonzero(chosen)[np.argsort(-gap[chosen], kind="stable")][:count]
     kinds = {"a cat, the sum is wrong": pick(~dog & mean & ~total, 2), "a cat, the mean is wrong": pick(~dog & ~mean & total), "a dog, the mean is wrong": pick(dog & mean & ~total),
@@ -53,7 +58,7 @@ def hypernym_data():
 def hypernyms():
     "Coarse probabilities of every rule for pairs of nodes, for each picture of the hypernym explorer"
     from hierlearn.coarse_extraction import group_scores
-    from hierlearn.metrics import softmax
+    from hierlearn.decisions import softmax
     from hierlearn.taxonomy import Taxonomy
     data, tree = hypernym_data(), Taxonomy.imagenet()
     leaves = [node for node, _ in data["nodes"] if not tree.children(node)]
@@ -64,7 +69,7 @@ def hypernyms():
     for number, picture in enumerate(data["pictures"]):
         for a, b in pairs:
             for rule, t in [("mean", None), ("sum", None), ("log_mean_exp", None), ("tempered", .25), ("tempered", 2.), ("tempered", 32.)]:
-                probs = softmax(group_scores(np.array([picture["logits"]]), [members[a], members[b]], rule, t))[0]
+                probs = softmax(group_scores(np.array([picture["logits"]]), [members[a], members[b]], LIBRARY.get(rule, rule), t))[0]
                 cases.append(dict(picture=number, a=a, b=b, rule=rule, t=t, probs=[round(float(p), 9) for p in probs]))
     return dict(members={node: members[node] for node in ("cat.n.01", "dog.n.01", "carnivore.n.01", "tabby.n.01")}, data=data, cases=cases)
 

@@ -11,11 +11,6 @@ from pathlib import Path
 from common import NBS, PACKAGE, notebooks
 
 EXPORT = re.compile(r"^#\|\s*exports?\b", re.M)
-# sections of the site and columns of the drawing: title, first and last number
-SECTIONS = [
-    ("Foundations", 0, 19), ("AlexNet-small", 20, 29), ("ELU networks", 30, 39),
-    ("Coarse from fine", 40, 49), ("Parent and child", 50, 59), ("HD-CNN", 60, 69),
-    ("More experiments", 80, 89), ("Tools", 90, 99)]
 
 
 def cells(path):
