@@ -135,8 +135,8 @@ def check_choice(
     choices = list(choices)
     with contextlib.suppress(TypeError, ValueError):  # an array is no choice
         if value in choices: return value
-    listed = ", ".join(map(str, choices))
-    raise ValueError(f"{name} must be one of {listed}, got {shown(value)}{near(value, choices)}; choose one")
+    known = ", ".join(one_line(choice, 60) for choice in choices)
+    raise ValueError(f"{name} must be one of {known}, got {shown(value)}{near(value, choices)}; choose one")
 
 # %% ../nbs/00_basics.ipynb #2e44e35b
 @contextlib.contextmanager
