@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # modules that need no framework
-LIGHT = ["taxonomy", "datasets", "preprocessing", "metrics", "training", "plots", "models", "exercises", "coarse_extraction"]
+LIGHT = ["basics", "graph", "taxonomy", "datasets", "shapes", "preprocessing", "metrics", "decisions", "report", "plots", "batches",
+         "checkpoints", "records", "models", "checks", "runs", "coarse_words", "coarse_extraction", "coarse_files"]
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +87,18 @@ print(*sorted(set(m.split('.')[0] for m in sys.modules) & {{'tensorflow', 'keras
 def test_it_works_and_finds_its_data(python, tmp_path):
     code = """
 from hierlearn.taxonomy import SHAPES_HIERARCHY, Taxonomy
-from hierlearn.datasets import load_shapes
+from hierlearn.shapes import load_shapes
 tree = Taxonomy.imagenet()
 data = load_shapes(n_train=40, n_test=20)
 from hierlearn.plots import show_explorer
-from hierlearn.training import read_record
+from hierlearn.records import read_record
 assert "<iframe" in show_explorer("pooling")._repr_html_()
-print(len(tree), len(Taxonomy.from_groups(SHAPES_HIERARCHY)), data.train.images.shape, read_record("alexnet_small", "quick")["metrics"]["parameters"])
+print(len(tree), len(Taxonomy.from_groups(SHAPES_HIERARCHY)), data.train.images.shape, read_record("alexnet_small", "quick").metrics["parameters"])
 """
     assert run(python, code, tmp_path) == "1000 20 (40, 32, 32, 3) 2887306"
 
 
-@pytest.mark.parametrize("module", [m for m in ("alexnet_small", "elu_cifar100", "hier_resnet", "hdcnn") if (ROOT / "hierlearn" / f"{m}.py").exists()])
+@pytest.mark.parametrize("module", [m for m in ("alexnet_small", "keras_training", "torch_training") if (ROOT / "hierlearn" / f"{m}.py").exists()])
 def test_a_lesson_without_its_framework_says_what_to_install(python, module, tmp_path):
     code = f"""
 try: import hierlearn.{module}

@@ -221,7 +221,9 @@ def build(target, only=()):
         shutil.copytree(NBS / "results", work / "nbs" / "results") if (NBS / "results").exists() else None
         for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT / name, work)
         shutil.copytree(ROOT / "hierlearn", work / "hierlearn", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in PAGES: shutil.copy(ROOT / name, work / "nbs" / name.lower())
+        for name in PAGES:  # their links lead from the repository's root
+            text = (ROOT / name).read_text(encoding="utf-8").replace("](nbs/", "](")
+            (work / "nbs" / name.lower()).write_text(text, encoding="utf-8")
         written = set()
         for path in sorted((work / "nbs").glob("*.ipynb")):
             if only and not any(name in path.stem for name in only): path.unlink()

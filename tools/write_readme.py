@@ -1,4 +1,4 @@
-"""Write README.md from nbs/index.ipynb with nbconvert: cells marked `echo: false` or `hide` lose their code, links lead where a reader of the repository needs them.
+"""Write README.md from nbs/index.ipynb with nbconvert: hidden code goes, links lead where a reader of the repository needs them.
 
 usage: write_readme.py [FILE]      default: README.md
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common import NBS, ROOT, settings
 
-HIDDEN = re.compile(r"^#\|\s*(echo:\s*false|hide)\b", re.M)
+HIDDEN, GONE = re.compile(r"^#\|\s*(echo:\s*false|hide)\b", re.M), "(no code)"
 
 
 def readme():
@@ -19,12 +19,12 @@ def readme():
     nb = nbformat.read(NBS / "index.ipynb", 4)
     for cell in nb.cells:
         if cell.cell_type == "code" and re.search(r"^#\|\s*hide\b", cell.source, re.M): cell.outputs = []
-        if cell.cell_type == "code" and HIDDEN.search(cell.source): cell.source = ""
+        if cell.cell_type == "code" and HIDDEN.search(cell.source): cell.source = GONE
         # of an output's forms the page shows HTML, a README Markdown
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}): output["data"] = {"text/markdown": output["data"]["text/markdown"]}
     text, _ = MarkdownExporter().from_notebook_node(nb)
-    text = re.sub(r"```python\s*```", "", text)
+    text = re.sub(rf"```(python)?\n{re.escape(GONE)}\n```", "", text)
     site = s["doc_host"].rstrip("/") + s["doc_baseurl"].rstrip("/") + "/"
     page = lambda m: f"]({site}{re.sub(r'^[0-9]+[a-z]?_', '', m[1])}.html{m[2] or ''})"
     text = re.sub(r"\]\(([\w-]+)\.(?:ipynb|md)(#[\w-]*)?\)", page, text)
