@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .basics import check_choice, check_int, check_number, listed, one_line, shown
+from .basics import check_choice, check_int, check_number
+from .basics import listed, one_line, shown
 from .coarse_words import as_taxonomy, select_members
 from .datasets import open_picture
 from .decisions import aggregate, softmax
@@ -35,37 +36,40 @@ def group_scores(
 ) -> np.ndarray:  # (N, G) coarse logits; votes (0 or 1) for "argmax"
     "Coarse scores by a rule, in NumPy. A row without a vote belongs to no group."
     temperature, logits = _check_rule(rule, temperature), np.asarray(logits)
-    members = list(members.values() if isinstance(members, Mapping) else members)
-    if rule != "argmax": return aggregate(logits, members, rule, temperature, overlap="each")
-    if np.isnan(logits).any(): raise ValueError(_DIVERGED.format("logits"))
+    if isinstance(members, Mapping): members = members.values()
+    if rule != "argmax":
+        return aggregate(logits, list(members), rule, temperature, overlap="each")
+    if np.isnan(logits).any(): raise ValueError(f"the logits {_DIVERGED}")
     return _shares(members, logits.shape[1], average=False)[logits.argmax(1)]
 
 # %% ../nbs/43_coarse_extraction.ipynb #a7062027
-_DIVERGED = "{} hold NaN or infinity; load the model again, its training may have diverged"
+_DIVERGED = "hold NaN or infinity; load the model again, its training may have diverged"
 
 def _check_rule(rule, temperature):
     "The temperature that a rule uses."
     if check_choice(rule, "rule", RULES) == "tempered":
-        return check_number(temperature, "temperature", 0, math.inf, advice="choose_temperature finds one")
-    if temperature is None: return None
-    raise ValueError(f"rule {rule!r} takes no temperature; pass rule='tempered' or leave it out")
+        advice = "choose_temperature finds one"
+        return check_number(temperature, "temperature", 0, math.inf, advice=advice)
+    if temperature is not None:
+        raise ValueError(f"rule {rule!r} takes no temperature; leave it out or choose 'tempered'")
 
 def _shares(members, classes, average):
     "(L, G): 1, or 1 / size, where a class is a member."
-    matrix = np.zeros((classes, len(members)), np.float32)
+    columns = []
     for g, found in enumerate(map(np.asarray, members)):
         if not found.size: raise ValueError(f"group {g} is empty; give it at least one class")
         if found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= classes:
             raise ValueError(f"group {g} must hold class positions in 0..{classes - 1}; "
                              "select_members gives them")
-        matrix[found, g] = 1 / len(found) if average else 1
-    return matrix
+        column = np.isin(np.arange(classes), found)
+        columns.append(column / column.sum() if average else column)
+    return np.stack(columns, 1).astype(np.float32)
 
 # %% ../nbs/43_coarse_extraction.ipynb #a929d830
 def decide(
     scores: np.ndarray,  # (N, G) of `group_scores`, or probabilities
 ) -> np.ndarray:  # (N,) int64 groups, -1 where no group has a vote
-    "The group with the largest score; -1 for a row of zeros: a picture outside all groups."
+    "The group with the largest score; -1 for a row of zeros, a picture of no group."
     scores = np.asarray(scores)
     if scores.ndim != 2 or np.isnan(scores).any():
         raise ValueError(f"scores must have shape (N, G) and hold no NaN, got {shown(scores)}; "
@@ -74,7 +78,7 @@ def decide(
 
 # %% ../nbs/43_coarse_extraction.ipynb #bfa6ea56
 class Head(NamedTuple):
-    "A network's last dense layer or 1x1 convolution: name, kernel (D, L), bias (L,), the layer."
+    "A network's last dense layer or 1x1 convolution: kernel (D, L), bias (L,)."
     name: str
     weights: np.ndarray
     bias: np.ndarray
@@ -83,39 +87,40 @@ class Head(NamedTuple):
 def _room(model):
     "The room that knows the framework of a model."
     # with the torch backend, Keras' models are nn.Modules too
-    if hasattr(model, "get_config") and hasattr(model, "layers"):
+    made = not isinstance(model, type)
+    if made and hasattr(model, "get_config") and hasattr(model, "layers"):
         import hierlearn.coarse_keras as room
-    elif hasattr(model, "named_modules"):
+    elif made and hasattr(model, "named_modules"):
         import hierlearn.coarse_torch as room
-    else: raise ValueError(f"{type(model).__name__} is neither a Keras model nor an nn.Module; pass one")
+    else: raise ValueError(f"{shown(model)} is neither a Keras model nor an nn.Module; pass one")
     return room
 
 def find_head(
     model,  # Keras model or nn.Module
-    layer: str | None = None,  # name of the layer; None: the last one with a fitting number of outputs
+    layer: str | None = None,  # its name; None: the last one that fits
     classes: int | None = None,  # number of classes wanted; None: any
 ) -> Head:
-    "The layer whose outputs are the fine logits; ValueError where none fits or it holds NaN."
-    room, kind = _room(model), type(model).__name__
-    found = room.find_heads(model)
+    "The layer whose outputs are the fine logits; ValueError where none fits."
+    room = _room(model)
+    heads = room.find_heads(model)
+    if not heads:
+        raise ValueError(f"{type(model).__name__} has no dense layer or 1x1 convolution of its own "
+                         "(it may hold an inner model: pass that one; or it is not built)")
+    found = [head for head in heads if layer in (None, head[0])]
     if not found:
-        raise ValueError(f"{kind} has no dense layer and no 1x1 convolution of its own (it may hold an "
-                         "inner model: pass that one; or it is not built)")
-    if layer is not None and layer not in (names := [head[0] for head in found]):
-        raise ValueError(f"{layer!r} is no dense layer or 1x1 convolution of this model; name one of "
-                         f"{listed(map(repr, names[-5:]))}, or leave layer out")
-    fitting = [h for h in found if layer in (None, h[0]) and classes in (None, h[2])]
+        names = listed([repr(name) for name, *_ in heads[-5:]])
+        raise ValueError(f"{layer!r} is no dense layer or 1x1 convolution; name one of {names}")
+    fitting = [head for head in found if classes in (None, head[2])]
     if not fitting:
-        name, _, outputs = next(h for h in found[::-1] if layer in (None, h[0]))
-        raise ValueError(f"the last layer {name!r} has {outputs} outputs, but there are {classes} classes; "
-                         "pass taxonomy= (the class names in output order) if they are its classes, "
-                         "else a model with its top")
+        name, _, outputs = found[-1]
+        raise ValueError(f"the last layer {name!r} has {outputs} outputs, but there are {classes} "
+                         "classes; pass taxonomy= (class names in order), or a model with its top")
     name, layer, outputs = fitting[-1]
     weights, bias = room.head_weights(layer)
     bias = np.zeros(outputs, weights.dtype) if bias is None else bias
-    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
-        raise ValueError(_DIVERGED.format(f"the weights of layer {name!r}"))
-    return Head(name, weights, bias, layer)
+    if np.isfinite(weights).all() and np.isfinite(bias).all():
+        return Head(name, weights, bias, layer)
+    raise ValueError(f"the weights of layer {name!r} {_DIVERGED}")
 
 # %% ../nbs/43_coarse_extraction.ipynb #1ad98e5f
 def coarse_weights(
@@ -124,16 +129,16 @@ def coarse_weights(
     members,  # dict or list of arrays of class positions, one a group
 ) -> tuple[np.ndarray, np.ndarray]:  # kernel (D, G), bias (G,)
     "Mean of the weight columns and biases of each group (Filus and Domanska 2024)."
-    weights, bias = (np.asarray(v, np.result_type(v, np.float32)) for v in (weights, bias))
+    weights, bias = (np.asarray(v, np.result_type(v, "f")) for v in (weights, bias))
     if weights.ndim != 2 or bias.shape != weights.shape[1:]:
         raise ValueError(f"weights must have shape (D, L) and bias (L,), got {weights.shape} and "
                          f"{bias.shape}; transpose the kernel of a PyTorch layer")
-    members = list(members.values() if isinstance(members, Mapping) else members)
+    if isinstance(members, Mapping): members = members.values()
     share = _shares(members, len(bias), average=True)
     with np.errstate(invalid="ignore"): kernel, shift = weights @ share, bias @ share
     # NaN and infinity survive the product, so the small result tells
     if np.isfinite(kernel).all() and np.isfinite(shift).all(): return kernel, shift
-    raise ValueError(_DIVERGED.format("the weights"))
+    raise ValueError(f"the weights {_DIVERGED}")
 
 # %% ../nbs/43_coarse_extraction.ipynb #dc41e29e
 OUTPUTS = ("probabilities", "logits")
@@ -146,7 +151,7 @@ class CoarseInfo:
     rule: str
     temperature: float | None = None
     output: str = "probabilities"
-    fine: object = dataclasses.field(default=None, repr=False)  # the fine model; not saved
+    fine: object = dataclasses.field(default=None, repr=False)  # the model; not saved
 
     @property
     def names(self) -> tuple:
@@ -158,41 +163,40 @@ class CoarseInfo:
 
     def to_json(self) -> str:
         "Everything but the fine model, as JSON."
-        found = self.__getstate__()
-        del found["fine"]
-        return json.dumps(found | {"temperature": None if self.temperature is None else str(self.temperature)})
+        t = "inf" if self.temperature == math.inf else self.temperature  # JSON has none
+        return json.dumps(self.__getstate__() | {"temperature": t})
 
     @classmethod
     def from_json(cls, text: str):
         "The inverse of `to_json`; ValueError for what describes no coarse classifier."
         try:
-            found = json.loads(text)
-            found["members"] = {name: tuple(where) for name, where in found["members"].items()}
-            found["class_names"] = tuple(found["class_names"])
-            if found["temperature"] is not None: found["temperature"] = float(found["temperature"])
-            info = cls(**found)
-            _check_rule(info.rule, info.temperature), check_choice(info.output, "output", OUTPUTS)
-            _shares([*info.members.values()], len(info.class_names), average=False)
-            if info.fine is None: return info
-        except (TypeError, KeyError, AttributeError, IndexError): pass
-        raise ValueError("this is no description of a coarse classifier; write it with to_json")
+            info = cls(**json.loads(text) | {"fine": None})
+            info.members = {name: tuple(found) for name, found in info.members.items()}
+            info.class_names = tuple(info.class_names)
+            if info.temperature == "inf": info.temperature = math.inf
+            _check_rule(info.rule, info.temperature)
+            check_choice(info.output, "output", OUTPUTS)
+            _shares(info.members.values(), len(info.class_names), average=False)
+            return info
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError("this JSON describes no coarse classifier") from error
 
 def coarse_info(
     classifier,  # of `extract_coarse_classifier` or `load_classifier`
 ) -> CoarseInfo:
-    "What the outputs of a classifier are; ValueError for a model that is no coarse classifier."
+    "What the outputs of a coarse classifier are; ValueError for another model."
     info = getattr(classifier, "coarse", None)
     if isinstance(info, CoarseInfo): return info
-    raise ValueError(f"{type(classifier).__name__} is no coarse classifier; make one with "
-                     "extract_coarse_classifier")
+    raise ValueError(f"{type(classifier).__name__} is no coarse classifier; "
+                     "make one with extract_coarse_classifier")
 
 # %% ../nbs/43_coarse_extraction.ipynb #240ad55d
 def extract_coarse_classifier(
-    model,  # Keras model (functional or sequential, built), or nn.Module whose forward gives logits
-    groups,  # words or synsets, or dict of name -> word, synset, position or a list: the outputs
-    rule: str = "log_mean_exp",  # one of RULES; "mean" gives one smaller dense layer, "argmax" votes
-    other: str | None = None,  # "class" adds a last group "other" of all classes that none names
-    taxonomy=None,  # Taxonomy, or list of class names in output order; None: the ImageNet classes
+    model,  # functional Keras model, or nn.Module whose forward gives logits
+    groups,  # words or synsets, or dict of name -> word, synset, position or a list
+    rule: str = "log_mean_exp",  # one of RULES; "mean" gives a smaller layer, "argmax" votes
+    other: str | None = None,  # "class" adds a last group "other" of all not named
+    taxonomy=None,  # Taxonomy, or list of class names in output order; None: ImageNet's
     temperature: float | None = None,  # of "tempered": 0..1000, or math.inf
     members: str = "hyponyms",  # one of MEMBERS
     k: int = 3,  # classes in a group, for members "path" and "cosine"
@@ -200,41 +204,37 @@ def extract_coarse_classifier(
     layer: str | None = None,  # name of the head; None finds it
     output: str = "probabilities",  # or "logits"
     share: bool = True,  # share the trunk's weights with `model`; False copies them
-):  # model of the same framework: (N, ...) -> (N, G), with the attribute `coarse` (CoarseInfo)
-    "A classifier of the named groups, made from the last layer of a fine one without training."
+):  # model of the same framework: (N, ...) -> (N, G), with the attribute `coarse`
+    "A classifier of the named groups, made from a fine one without training."
     temperature, taxonomy = _check_rule(rule, temperature), as_taxonomy(taxonomy)
     how = _family(rule, temperature)
-    check_choice(output, "output", OUTPUTS), _check_is_model(model)
+    check_choice(output, "output", OUTPUTS)
     head = find_head(model, layer, len(taxonomy))
-    chosen = select_members(groups, taxonomy, members, k, head.weights, overlap, other)
-    _check_choice(chosen)
-    small = coarse_weights(head.weights, head.bias, chosen) if rule == "mean" else None
-    probabilities = output == "probabilities" and rule != "argmax"
+    found = select_members(groups, taxonomy, members, k, head.weights, overlap, other)
+    small = coarse_weights(head.weights, head.bias, found) if rule == "mean" else None
+    end = output == "probabilities" and rule != "argmax"
     classifier = _room(model).build_classifier(
-        model, head.name, list(chosen.values()), len(taxonomy), *how, small, probabilities, share)
-    positions = {name: tuple(map(int, found)) for name, found in chosen.items()}
-    classifier.coarse = CoarseInfo(positions, taxonomy.leaves, rule, temperature, output, model)
+        model, head.name, _several(found), len(taxonomy), *how, small, end, share)
+    found = {name: tuple(map(int, positions)) for name, positions in found.items()}
+    about = found, taxonomy.leaves, rule, temperature, output, model
+    classifier.coarse = CoarseInfo(*about)
     return classifier
 
 # %% ../nbs/43_coarse_extraction.ipynb #02055499
 def _family(rule, t):
-    "Each rule as a member of the tempered family: its temperature, and whether it averages."
+    "Each rule as one of the tempered family: its temperature, whether it averages."
     if rule != "tempered":
-        return {"mean": (math.inf, True), "argmax": (None, False)}.get(rule, (1.0, rule == "log_mean_exp"))
-    # float32 cannot divide by less, and loses the differences between members by dividing by more
+        return {"mean": math.inf, "argmax": None}.get(rule, 1.0), rule != "log_sum_exp"
+    # float32 cannot divide by less, and dividing by more loses what sets members apart
     if 1000 < t < math.inf:
-        raise ValueError(f"a temperature of {t:g} is too high for a model in float32; pass math.inf, "
-                         "which gives the mean")
+        raise ValueError(f"a temperature of {t:g} is too high for a model in float32; "
+                         "pass math.inf, which gives the mean")
     return (0.0 if t < 1e-6 else t), True
 
-def _check_is_model(model):
-    if not isinstance(model, type): return
-    raise ValueError(f"{model.__name__} is a class, not a model; make one first: {model.__name__}(...)")
-
-def _check_choice(chosen):
-    if len(chosen) > 1: return
-    raise ValueError(f"one group ({listed(chosen)}) is nothing to choose from; name a second one or pass "
-                     "other='class'")
+def _several(found):
+    if len(found) > 1: return list(found.values())
+    raise ValueError(f"one group ({listed(found)}) is nothing to choose from; "
+                     "name a second one or pass other='class'")
 
 # %% ../nbs/43_coarse_extraction.ipynb #6f723fa8
 def predict_image(
@@ -243,44 +243,47 @@ def predict_image(
     prepare="efficientnet_lite0",  # one of PREPARATIONS, or a function: picture -> a batch of one
     top: int = 5,  # fine classes shown
 ):  # matplotlib Figure
-    "Draw a picture, its coarse probabilities and its best fine classes in the colours of their groups."
+    "Draw a picture, its coarse probabilities, its best fine classes coloured by group."
     import matplotlib.pyplot as plt
-    info, image = coarse_info(classifier), open_picture(picture)
-    top = check_int(top, "top", 1, advice="it is the number of fine classes shown")
-    batch = picture_batch(image, prepare) if isinstance(prepare, str) else prepare(picture)
+    info, image, top = coarse_info(classifier), open_picture(picture), check_int(top, "top", 1)
+    if isinstance(prepare, str): batch = picture_batch(image, prepare)
+    else: batch = prepare(picture)
     try: outputs = predict(classifier, batch)
     except Exception as error:
-        raise ValueError(f"the classifier does not take what prepare={shown(prepare)} makes of a picture "
-                         f"({one_line(error, 100)}); pass the prepare= of your network") from error
+        raise ValueError(f"the classifier does not take this batch ({one_line(error, 100)}); "
+                         "pass the prepare= of your network") from error
     if info.output == "logits" and info.rule != "argmax": outputs = softmax(outputs)
-    panels = 2 if info.fine is None else 3
-    fig, axes = plt.subplots(1, panels, figsize=(2.9 * panels, 2.4), dpi=80)
-    axes[0].imshow(image.resize([max(1, 160 * side // max(image.size)) for side in image.size]))
+    colors = dict(zip(info.names, PALETTE * len(info.names)))
+    panels = [(info.names, outputs[0], list(colors.values()), info.rule.replace("_", "-"))]
+    if info.fine is not None:
+        panels.append((*_best_classes(info, batch, top, colors), "fine classes"))
+    columns = 1 + len(panels)
+    fig, axes = plt.subplots(1, columns, figsize=(3 * columns, 2.4), dpi=80)
+    image.thumbnail((160, 160))
+    axes[0].imshow(image)
     axes[0].axis("off")
-    colors = {name: PALETTE[g % len(PALETTE)] for g, name in enumerate(info.names)}
-    _bars(axes[1], info.names, outputs[0], colors.values(), info.rule.replace("_", "-"))
-    if info.fine is not None: _bars(axes[2], *_best_classes(info, batch, top, colors), "fine classes")
+    for ax, panel in zip(axes[1:], panels): _draw_bars(ax, *panel)
     fig.tight_layout()
     return fig
 
 def _best_classes(info, batch, top, colors):
     "Names, probabilities and colours of the most probable fine classes."
     fine = predict(info.fine, batch).reshape(1, -1)
-    ended = (fine >= 0).all() and abs(fine.sum() - 1) < 1e-3  # a model may end with its softmax
-    fine, tree = (fine if ended else softmax(fine))[0], Taxonomy.imagenet()
-    best = np.argsort(-fine)[:top]
-    names = [tree.display_name(name) if name in tree else name for name in map(info.class_names.__getitem__, best)]
-    group = {i: name for name, found in info.members.items() for i in found}
-    return names, fine[best], [colors.get(group.get(int(i)), "#b8b8b8") for i in best]
+    if (fine < 0).any() or abs(fine.sum() - 1) > 1e-3: fine = softmax(fine)
+    best, tree = np.argsort(-fine[0])[:top], Taxonomy.imagenet()
+    color = {i: colors[name] for name, found in info.members.items() for i in found}
+    names = [info.class_names[i] for i in best]
+    names = [tree.display_name(name) if name in tree else name for name in names]
+    return names, fine[0, best], [color.get(i, "#b8b8b8") for i in best]
 
-def _bars(ax, names, values, colors, title):
+def _draw_bars(ax, names, values, colors, title):
     "Horizontal bars, the first on top, with their numbers."
-    place = np.arange(len(names))[::-1]
-    ax.barh(place, values, color=list(colors), height=0.7)
-    for y, v in zip(place, values): ax.text(v + 0.02, y, f"{v:.2f}", va="center", fontsize=8, color=INK)
-    ax.set_yticks(place, [str(name)[:24] for name in names], fontsize=8)
-    ax.set_xlim(0, 1.18); ax.set_xticks([]); ax.set_title(title, fontsize=9, loc="left")
-    for side in ("top", "right", "bottom"): ax.spines[side].set_visible(False)
+    bars = ax.barh([str(name)[:24] for name in names], values, color=colors, height=0.7)
+    ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=9, color=INK)
+    ax.set(xlim=(0, 1.2), xticks=[])
+    ax.invert_yaxis()
+    ax.set_title(title, fontsize=9, loc="left")
+    ax.spines[["top", "right", "bottom"]].set_visible(False)
 
 # %% ../nbs/43_coarse_extraction.ipynb #3d84faaa
 # transitional forwarding, removed before the end

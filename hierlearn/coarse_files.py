@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .basics import check_choice, import_extra, import_torch, one_line, shown, whole_file
+from .basics import import_extra, import_torch, one_line, whole_file
 from .coarse_extraction import CoarseInfo, coarse_info
 from .models import predict
 
@@ -21,18 +21,18 @@ from .models import predict
 def save_classifier(
     classifier,  # of `extract_coarse_classifier`
     path: str | os.PathLike,  # ends with .keras or .onnx
-    example: np.ndarray | None = None,  # (2 or more, ...) a batch, to export an nn.Module
+    example: np.ndarray | None = None,  # (2 or more, ...) a batch, for an nn.Module
 ) -> Path:
-    "Write a coarse classifier; the file appears only when it is whole, ValueError says what hinders."
+    "Write a coarse classifier whole or not at all; ValueError says what hinders."
     path, info = Path(path), coarse_info(classifier)
     if isinstance(classifier, OnnxClassifier):
-        raise ValueError(f"this classifier was read from {classifier.name}; copy that file, or save "
-                         "what extract_coarse_classifier made")
-    keras_model = hasattr(classifier, "get_config")
-    _check_suffix(path, (".keras", ".onnx") if keras_model else (".onnx",))
-    if not keras_model: example = _example(classifier, example)
+        raise ValueError(f"this classifier was read from {classifier.name}; copy that file")
+    of_keras = hasattr(classifier, "get_config")
+    _check_suffix(path, (".keras", ".onnx") if of_keras else (".onnx",))
+    if not of_keras: example = _example(classifier, example)
+    write = _write_keras if path.suffix == ".keras" else _write_onnx
     with whole_file(path) as temporary:
-        try: (_write_keras if path.suffix == ".keras" else _write_onnx)(classifier, temporary, example, info)
+        try: write(classifier, temporary, example, info.to_json())
         except (ImportError, OSError): raise
         except Exception as error:
             raise ValueError(f"{path.name} cannot be written: the export of this model failed "
@@ -41,53 +41,52 @@ def save_classifier(
 
 def _check_suffix(path, allowed=(".keras", ".onnx")):
     "The suffix decides before a file is opened."
-    if path.suffix == ".pt2":
-        raise ValueError(f"{path.name} is refused: a .pt2 file can run any code when it is read; use .onnx")
     if path.suffix in allowed: return
-    raise ValueError(f"{path.name} must end with {' or '.join(allowed)} for this model; choose one")
+    if path.suffix == ".pt2":
+        raise ValueError(f"{path.name} is refused: a .pt2 file can run any code; use .onnx")
+    raise ValueError(f"{path.name} must end with {' or '.join(allowed)} for this model")
 
 def _example(classifier, example):
     "The example as a float32 batch that the model takes; ValueError else."
-    example = None if example is None else np.asarray(example)
-    if example is None or example.ndim < 2 or len(example) < 2 or example.dtype.kind not in "fiu":
+    example = np.asarray(example)
+    if example.ndim < 2 or len(example) < 2 or example.dtype.kind not in "fiu":
         raise ValueError("an nn.Module is exported by following a batch of numbers through it; "
                          "pass example= of shape (2 or more, ...), as the model takes it")
     example = np.ascontiguousarray(example, np.float32)
     try: predict(classifier, example)
     except Exception as error:
         raise ValueError(f"the model does not take an example of shape {example.shape} "
-                         f"({one_line(error, 120)}); pass a batch as the model wants it") from error
+                         f"({one_line(error, 120)}); pass a batch as it wants it") from error
     return example
 
 # %% ../nbs/44_coarse_files.ipynb #f702641b
-def _write_keras(model, path, example, info):
+def _write_keras(model, path, example, note):
     model.save(path)
-    with zipfile.ZipFile(path, "a") as file: file.writestr("coarse.json", info.to_json())
+    with zipfile.ZipFile(path, "a") as file: file.writestr("coarse.json", note)
 
-def _write_onnx(model, path, example, info):
+def _write_onnx(model, path, example, note):
     onnx = import_extra("onnx", "export")
     if example is None:
         keras = import_extra("keras", "keras")
         if keras.backend.backend() == "tensorflow": import_extra("tf2onnx", "export")
-        source = model.inputs[0]
-        signature = [keras.InputSpec(shape=source.shape, dtype=source.dtype, name="input")]
-        model(np.zeros([side or 1 for side in source.shape], source.dtype))  # exported only when called
+        shape, dtype = model.inputs[0].shape, model.inputs[0].dtype
+        signature = [keras.InputSpec(shape=shape, dtype=dtype, name="input")]
+        model(np.zeros([side or 1 for side in shape], dtype))  # must have been called
         model.export(path, format="onnx", verbose=False, input_signature=signature)
     else:
         import_extra("onnxscript", "export")
-        import_torch().onnx.export(_program(model, example), dynamo=True, verbose=False,
-                                   external_data=False, f=path)
-    program, note = path.read_bytes(), info.to_json()
-    # parts of a protobuf message may follow each other: the program stays as it is, the notes come last
-    notes = onnx.ModelProto()
+        import_torch().onnx.export(_program(model, example), f=path, dynamo=True,
+                                   verbose=False, external_data=False)
+    # protobuf messages may follow each other: the notes come after the program
+    program, notes = path.read_bytes(), onnx.ModelProto()
     onnx.helper.set_model_props(notes, {"coarse": note, "digest": _digest(program, note)})
     path.write_bytes(program + notes.SerializeToString())
-    _read_onnx(path)  # an operation that no runtime knows is found out here, not by the reader
+    OnnxClassifier(path)  # what no runtime knows is found out here, not by the reader
 
 def _program(model, example):
     "The module as a program for batches of any size."
     torch, training = import_torch(), model.training
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = next((p.device for p in model.parameters()), None)
     batch = {0: torch.export.Dim("batch", min=1)}
     inputs = (torch.from_numpy(example).to(device),)
     try: return torch.export.export(model.eval(), inputs, dynamic_shapes=(batch,))
@@ -100,22 +99,23 @@ def _digest(program, note):
 def load_classifier(
     path: str | os.PathLike,  # file of `save_classifier`
 ):  # Keras model, or `OnnxClassifier`; each with the attribute `coarse`
-    "Read a coarse classifier, which `predict` runs; ValueError for a file that is none, or changed."
+    "Read a coarse classifier, for `predict`; ValueError for another or a changed file."
     path = Path(path)
     _check_suffix(path)
     if not path.is_file(): raise FileNotFoundError(f"no file {path}; write it with save_classifier")
-    try: classifier, text, outputs = (_read_keras if path.suffix == ".keras" else _read_onnx)(path)
+    read = _read_keras if path.suffix == ".keras" else _read_onnx
+    try: classifier, note, outputs = read(path)
     except ImportError: raise
     except Exception as error:
         raise ValueError(f"{path.name} is not a whole classifier ({one_line(error, 90)}); "
                          "write it again") from error
-    try: classifier.coarse = CoarseInfo.from_json(text)
-    except ValueError:
+    try: classifier.coarse = CoarseInfo.from_json(note)
+    except ValueError as error:
         raise ValueError(f"{path.name} holds a model, but not the names of its groups; "
-                         "write it with save_classifier") from None
-    if (names := len(classifier.coarse.names)) != outputs:
-        raise ValueError(f"{path.name} names {names} groups for {outputs} outputs; write it again")
-    return classifier
+                         "write it with save_classifier") from error
+    names = len(classifier.coarse.names)
+    if names == outputs: return classifier
+    raise ValueError(f"{path.name} names {names} groups for {outputs} outputs; write it again")
 
 def _read_keras(path):
     # these rooms register the layers that a file may name
@@ -123,19 +123,18 @@ def _read_keras(path):
     import hierlearn.keras_training
     with zipfile.ZipFile(path) as file:
         if broken := file.testzip(): raise ValueError(f"{broken} is damaged")
-        text = file.read("coarse.json").decode() if "coarse.json" in file.namelist() else ""
-    keras = import_extra("keras", "keras")
-    model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    return model, text, model.output_shape[-1]
+        note = file.read("coarse.json") if "coarse.json" in file.namelist() else ""
+    saving = import_extra("keras", "keras").saving
+    model = saving.load_model(path, compile=False, safe_mode=True)
+    return model, note, model.output_shape[-1]
 
 def _read_onnx(path):
     classifier = OnnxClassifier(path)
-    notes = classifier.session.get_modelmeta().custom_metadata_map
-    return classifier, notes.get("coarse", ""), classifier.session.get_outputs()[0].shape[-1]
+    return classifier, classifier.note, classifier.session.get_outputs()[0].shape[-1]
 
 # %% ../nbs/44_coarse_files.ipynb #0b17e59f
 class OnnxClassifier:
-    "A function of a batch (N, ...) -> (N, G) that runs an ONNX file; ValueError for a changed one."
+    "A function of a batch (N, ...) -> (N, G) that runs an ONNX file."
     def __init__(
         self,
         path: str | os.PathLike,  # of the file
@@ -145,8 +144,10 @@ class OnnxClassifier:
         self.session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
         self.input = self.session.get_inputs()[0].name
         notes = self.session.get_modelmeta().custom_metadata_map
-        size, _, _ = notes.get("digest", "0").partition(" ")
-        if "coarse" in notes and _digest(content[:int(size)], notes["coarse"]) != notes.get("digest"):
+        self.note, digest = notes.get("coarse", ""), notes.get("digest", "0")
+        program = content[: int(digest.partition(" ")[0])]
+        if self.note and _digest(program, self.note) != digest:
             raise ValueError("its digest does not fit: some of it was changed")
 
-    def __call__(self, batch): return self.session.run(None, {self.input: np.asarray(batch, np.float32)})[0]
+    def __call__(self, batch):
+        return self.session.run(None, {self.input: np.asarray(batch, np.float32)})[0]

@@ -18,23 +18,25 @@ layers, ops = keras.layers, keras.ops
 # %% ../nbs/42_coarse_keras.ipynb #36faae81
 @keras.saving.register_keras_serializable(package="hierlearn")
 class KerasGroupScores(layers.Layer):
-    "Coarse logits (N, G) from fine logits (N, L), by a member of the tempered family or by votes."
+    "Coarse logits (N, G) from fine logits (N, L): the tempered family, or votes."
     def __init__(
         self,
         members,  # G lists of class positions
         classes: int,  # L
-        temperature: float | None = 1.0,  # 0..inf; None: a vote for the group of the best class
+        temperature: float | None = 1.0,  # 0..inf; None: votes of the best class
         average: bool = True,  # divide by the size of the group
         **options,  # of `keras.layers.Layer`, such as name and dtype
     ):
         super().__init__(**options)
         self.members, self.classes, self.average = members, classes, average
         self.temperature = None if temperature is None else float(temperature)
-        sizes = np.array([len(found) for found in members])
-        self.index = np.stack([np.pad(found, (0, sizes.max() - len(found))) for found in members])
-        self.padding = np.where(np.arange(sizes.max()) < sizes[:, None], 0, -np.inf).astype("float32")
-        self.share = np.zeros((classes, len(sizes)), "float32")
-        for g, found in enumerate(members): self.share[found, g] = 1 / len(found) if temperature else 1
+        sizes = np.array(list(map(len, members)))
+        padded = [np.pad(found, (0, max(sizes) - len(found))) for found in members]
+        self.index, self.share = np.stack(padded), np.zeros((classes, len(sizes)), "float32")
+        for g, found in enumerate(members):
+            self.share[found, g] = 1 / len(found) if temperature else 1
+        member = np.arange(max(sizes)) < sizes[:, None]
+        self.padding = np.where(member, 0, -np.inf).astype("float32")
         self.log_size = np.log(sizes).astype("float32") * average
 
     def call(self, logits):
@@ -49,25 +51,27 @@ class KerasGroupScores(layers.Layer):
     def compute_output_shape(self, shape): return (*shape[:-1], len(self.members))
 
     def get_config(self):
-        t = "inf" if self.temperature == math.inf else self.temperature  # JSON knows no infinity
-        members = [list(map(int, found)) for found in self.members]
-        mine = dict(members=members, classes=self.classes, temperature=t, average=self.average)
+        t = "inf" if self.temperature == math.inf else self.temperature  # for JSON
+        mine = {"members": [list(map(int, found)) for found in self.members],
+                "classes": self.classes, "temperature": t, "average": self.average}
         return super().get_config() | mine
 
 # %% ../nbs/42_coarse_keras.ipynb #fb908713
 def _first_largest(logits):
-    "(N, L): 1 at the first of the largest logits, 0 elsewhere, in operations that ONNX knows."
-    largest = ops.cast(ops.equal(logits, ops.max(logits, -1, keepdims=True)), logits.dtype)
-    return largest * ops.cast(ops.equal(ops.cumsum(largest, axis=-1), 1), logits.dtype)
+    "(N, L): 1 at the first of the largest logits, else 0, in operations of ONNX."
+    largest = logits == ops.max(logits, -1, keepdims=True)
+    largest = ops.cast(largest, logits.dtype)
+    return largest * ops.cast(ops.cumsum(largest, -1) == 1, logits.dtype)
 
 # %% ../nbs/42_coarse_keras.ipynb #c7ee529f
 def find_heads(
     model,  # Keras model
 ) -> list:  # of (name, layer, number of outputs), in the order of the model
     "The built dense layers and 1x1 convolutions of a model."
-    found = [layer for layer in model.layers if isinstance(layer, layers.Dense)
-             or isinstance(layer, layers.Conv2D) and set(layer.kernel_size) == {1} and layer.groups == 1]
-    return [(layer.name, layer, layer.kernel.shape[-1]) for layer in found if layer.built]
+    found = [part for part in model.layers if isinstance(part, layers.Dense)
+             or isinstance(part, layers.Conv2D)
+             and {*part.kernel_size, part.groups} == {1}]
+    return [(part.name, part, part.kernel.shape[-1]) for part in found if part.built]
 
 def head_weights(
     layer,  # Dense, or Conv2D of 1x1
@@ -84,46 +88,47 @@ def build_classifier(
     classes: int,  # outputs of the head
     temperature: float | None,  # of `KerasGroupScores`
     average: bool,  # of `KerasGroupScores`
-    small: tuple | None = None,  # kernel (D, G) and bias (G,) of a head in the old one's place
+    small: tuple | None = None,  # kernel (D, G), bias (G,) of a smaller head
     probabilities: bool = True,  # end with a softmax
     share: bool = True,  # share the layers with `model`
 ):  # keras.Model
-    "A functional model over the input of the head, ended by the group layer or a smaller head."
+    "A functional model that ends in the group layer or in a smaller head."
     _check_graph(model)
     if not share:
         twin = keras.models.clone_model(model)
         twin.set_weights(model.get_weights())
         model = twin
-    old = model.get_layer(head)
+    old, float32 = model.get_layer(head), {"dtype": "float32"}
     pooled = _check_ending(model.layers[model.layers.index(old) :])
     kernel, bias = small or head_weights(old)
-    how = dict(dtype="float32", name="coarse_logits" if small else f"{head}_logits")
-    if isinstance(old, layers.Dense): new = layers.Dense(kernel.shape[1], **how)
-    else: new = layers.Conv2D(kernel.shape[1], 1, strides=old.strides, **how)
+    how = {"use_bias": bias is not None, "name": "coarse_logits" if small else f"{head}_logits"}
+    kind, *shape = (layers.Conv2D, 1, old.strides) if hasattr(old, "strides") else (layers.Dense,)
+    new = kind(kernel.shape[1], *shape, **how, **float32)
     x = new(old.input)
-    new.set_weights([kernel.reshape(new.kernel.shape), np.zeros(kernel.shape[1]) if bias is None else bias])
+    new.set_weights([v.reshape(w.shape) for v, w in zip((kernel, bias), new.weights)])
     if pooled: x = layers.GlobalAveragePooling2D(name="coarse_pool")(x)
     if any(side != 1 for side in x.shape[1:-1]):
-        raise ValueError(f"the head {head!r} gives a map of the shape {tuple(x.shape[1:])}, not one row of "
-                         "logits; add global average pooling behind it, or name another head with layer=")
+        raise ValueError(f"the head {head!r} gives a map of the shape {tuple(x.shape[1:])}; "
+                         "pool it, or name another head with layer=")
     if len(x.shape) > 2: x = layers.Flatten(name="coarse_flatten")(x)
-    how = dict(dtype="float32", name="groups")
-    if not small: x = KerasGroupScores(members, classes, temperature, average, **how)(x)
-    if probabilities: x = layers.Softmax(name="probabilities", dtype="float32")(x)
-    return keras.Model(model.inputs if len(model.inputs) > 1 else model.inputs[0], x, name="coarse")
+    groups = KerasGroupScores(members, classes, temperature, average, name="groups", **float32)
+    if not small: x = groups(x)
+    if probabilities: x = layers.Softmax(name="probabilities", **float32)(x)
+    inputs = model.inputs if len(model.inputs) > 1 else model.inputs[0]
+    return keras.Model(inputs, x, name="coarse")
 
 def _check_graph(model):
-    if not isinstance(model, keras.models.Model) or not getattr(model, "inputs", None):
-        raise ValueError("a subclassed Keras model has no graph to cut; build it with the functional "
-                         "interface, or pass an inner model")
-    if len(model.outputs) != 1:
-        raise ValueError(f"the model has {len(model.outputs)} outputs; pass a model with one")
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise ValueError("a subclassed Keras model has no graph to cut; build it with the "
+                         "functional interface, or pass an inner model")
+    if len(model.outputs) == 1: return
+    raise ValueError(f"the model has {len(model.outputs)} outputs; pass a model with one")
 
-_HARMLESS = (layers.Activation, layers.Softmax, layers.Flatten, layers.Reshape, layers.Dropout,
-             layers.GlobalAveragePooling2D)
+_HARMLESS = (layers.Activation, layers.Softmax, layers.Flatten, layers.Reshape,
+             layers.Dropout, layers.GlobalAveragePooling2D)
 
 def _check_ending(ending):
-    "Whether the head and what follows it pools; refuse what changes the logits."
+    "Whether what follows the head pools; what changes the logits is refused."
     for layer in ending:
         activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
         known = layer is ending[0] or isinstance(layer, _HARMLESS)

@@ -13,27 +13,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .basics import check_int, check_number, shown
+from .basics import check_int, check_number
 from .coarse_words import Sense, as_taxonomy, find_positions
 
 # %% ../nbs/45_coarse_temperature.ipynb #d29545d9
 TEMPERATURES = tuple(2.0 ** (e / 2) for e in range(-4, 11)) + (math.inf,)
 
 class TemperatureChoice(NamedTuple):
-    "The chosen temperature, those tried, their class-balanced accuracies, the number of problems."
+    "The best temperature, those tried, their accuracies, the number of problems."
     temperature: float
     temperatures: tuple
     accuracies: tuple
     problems: int
 
 def _problem_groups(taxonomy, avoid, min_size):
-    "The different sets of at least `min_size` classes that have a node and hold no class of `avoid`."
-    sets = {tuple(taxonomy.leaf_indices(node).tolist()): None for node in taxonomy.nodes}
+    "The different sets of `min_size` classes or more below a node, none in `avoid`."
+    sets = dict.fromkeys(tuple(taxonomy.leaf_indices(node)) for node in taxonomy.nodes)
     return [np.array(s) for s in sets if len(s) >= min_size and not avoid & set(s)]
 
 def _avoided(avoid, taxonomy):
-    "Class positions of words, positions, arrays of positions, or a dict of such, as a set."
-    if isinstance(avoid, (str, Integral, Sense)): return set(find_positions(avoid, taxonomy).tolist())
+    "Class positions of words, positions, arrays, or a dict of such, as a set."
+    one = isinstance(avoid, (str, Integral, Sense))
+    if one: return set(find_positions(avoid, taxonomy))
     parts = avoid.values() if isinstance(avoid, Mapping) else avoid
     return set().union(*(_avoided(what, taxonomy) for what in parts))
 
@@ -44,57 +45,59 @@ def check_fine_labels(
 ) -> tuple[np.ndarray, np.ndarray]:  # logits as float64, labels
     "Logits and labels that fit each other; ValueError else."
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not ((labels >= 0) & (labels < classes)).all():
-        raise ValueError(f"labels must be (N,) class positions in 0..{classes - 1}, got {shown(labels)}")
+    if labels.ndim != 1 or not np.isin(labels, np.arange(classes)).all():
+        raise ValueError(f"labels must be (N,) class positions in 0..{classes - 1}; correct them")
     if logits.shape != (len(labels), classes):
         raise ValueError(f"logits must have shape ({len(labels)}, {classes}), got {logits.shape}; "
                          "pass one row a label and one column a class")
-    if not np.isnan(logits).any(): return logits, labels
-    raise ValueError("logits hold NaN; load the model again, its training may have diverged")
+    if not np.isnan(logits).any(): return logits, labels.astype(int)
+    raise ValueError("the logits hold NaN; load the model again, its training may have diverged")
 
 def _log_mean_exp(values, temperature, count):
     "T log((1 / count) sum exp(values / T)) over the last axis; -inf counts as absent."
-    top = values.max(-1, keepdims=True)
-    if temperature == 0: return top[..., 0]
-    if temperature == math.inf: return np.where(np.isfinite(values), values, 0).sum(-1) / count
-    return top[..., 0] + temperature * np.log(np.exp((values - top) / temperature).sum(-1) / count)
+    top = values.max(-1)
+    if temperature == 0: return top
+    if temperature == math.inf: return values.sum(-1, where=values > -math.inf) / count
+    sums = np.exp((values - top[..., None]) / temperature).sum(-1)
+    return top + temperature * np.log(sums / count)
 
 # %% ../nbs/45_coarse_temperature.ipynb #f75525c1
 def choose_temperature(
-    logits: np.ndarray,  # (N, L) of pictures of the fine classes, such as the ImageNet samples
+    logits: np.ndarray,  # (N, L) of pictures of the fine classes
     labels: np.ndarray,  # (N,) their fine classes
     taxonomy=None,  # None: the 1,000 ImageNet classes
-    avoid=(),  # classes of your own groups: positions, words, or what select_members gives
+    avoid=(),  # classes of your own groups: positions, words, or of select_members
     leave_out: bool = True,  # leave a picture's own class out of its group
     min_size: int = 5,  # smallest group, in classes; at least 2
     temperatures=TEMPERATURES,  # to try
 ) -> TemperatureChoice:
-    "The temperature with the best mean balanced accuracy over all pairs of disjoint hypernyms."
+    "The temperature with the best mean accuracy over pairs of disjoint hypernyms."
     taxonomy = as_taxonomy(taxonomy)
     logits, labels = check_fine_labels(logits, labels, len(taxonomy))
-    check_int(min_size, "min_size", 2, advice="of a group of one nothing is left")
-    if not np.ndim(temperatures) or not len(temperatures): raise ValueError("temperatures is no list; pass some")
+    check_int(min_size, "min_size", 2, advice="of a group of one nothing would be left")
+    if not np.size(temperatures): raise ValueError("there is no temperature to try; pass some")
     temperatures = tuple(check_number(t, "a temperature", 0, math.inf) for t in temperatures)
-    groups = [group for group in _problem_groups(taxonomy, _avoided(avoid, taxonomy), min_size)
-              if np.isin(labels, group).any()]
-    member = np.stack([np.isin(np.arange(len(taxonomy)), group) for group in groups]) if groups else np.ones((1, 1))
-    disjoint = member.astype(float) @ member.T == 0
-    if not disjoint.any():
-        raise ValueError(f"the taxonomy has no two disjoint groups of {min_size} classes with pictures; "
+    groups = _problem_groups(taxonomy, _avoided(avoid, taxonomy), min_size)
+    groups = [group for group in groups if np.isin(labels, group).any()]
+    member = np.array([np.isin(range(len(taxonomy)), group) for group in groups], bool)
+    pairs = ~(member @ member.T) if groups else member
+    if not pairs.any():
+        raise ValueError(f"there are no two disjoint groups of {min_size} classes with pictures; "
                          "lower min_size or avoid less")
-    rows = [np.flatnonzero(np.isin(labels, group)) for group in groups]
-    accuracies = [float(_recalls(logits, labels, groups, rows, t, leave_out)[disjoint].mean()) for t in temperatures]
+    recalls = (_recalls(logits, labels, groups, t, leave_out) for t in temperatures)
+    accuracies = tuple(float(recall[pairs].mean()) for recall in recalls)
     best = temperatures[int(np.argmax(accuracies))]
-    return TemperatureChoice(best, temperatures, tuple(accuracies), int(disjoint.sum()) // 2)
+    return TemperatureChoice(best, temperatures, accuracies, int(pairs.sum()) // 2)
 
 # %% ../nbs/45_coarse_temperature.ipynb #76b62f42
-def _recalls(logits, labels, groups, rows, t, leave_out):
-    "(G, G) share of the pictures of group g (`rows[g]`) that score higher for g than for h."
-    scores = np.stack([_log_mean_exp(logits[:, group], t, len(group)) for group in groups], 1)
+def _recalls(logits, labels, groups, t, leave_out):
+    "(G, G) share of the pictures of group g that score higher for g than for h."
+    scores = np.stack([_log_mean_exp(logits[:, g], t, len(g)) for g in groups], 1)
     recall = np.empty((len(groups), len(groups)))
-    for g, (group, mine) in enumerate(zip(groups, rows)):
+    for row, group in zip(recall, groups):
+        mine = np.flatnonzero(np.isin(labels, group))
         values = logits[np.ix_(mine, group)]
-        if leave_out: values[group == labels[mine, None]] = -np.inf
+        if leave_out: values[group == labels[mine, None]] = -math.inf
         own = _log_mean_exp(values, t, len(group) - leave_out)
-        recall[g] = (own[:, None] > scores[mine]).mean(0)
+        row[:] = (own[:, None] > scores[mine]).mean(0)
     return recall

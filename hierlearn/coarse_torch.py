@@ -8,6 +8,7 @@ __all__ = ['torch', 'nn', 'TorchGroupScores', 'TorchLogits', 'find_heads', 'head
 # %% ../nbs/41_coarse_torch.ipynb #533cef76
 import copy
 import math
+from collections import OrderedDict
 
 from .basics import import_torch
 
@@ -16,12 +17,12 @@ nn = torch.nn
 
 # %% ../nbs/41_coarse_torch.ipynb #f7f53ed3
 class TorchGroupScores(nn.Module):
-    "Coarse logits (N, G) from fine logits (N, L), by a member of the tempered family or by votes."
+    "Coarse logits (N, G) from fine logits (N, L): the tempered family, or votes."
     def __init__(
         self,
         members,  # G lists of class positions
         classes: int,  # L
-        temperature: float | None = 1.0,  # 0..inf; None: a vote for the group of the best class
+        temperature: float | None = 1.0,  # 0..inf; None: votes of the best class
         average: bool = True,  # divide by the size of the group
     ):
         super().__init__()
@@ -30,11 +31,12 @@ class TorchGroupScores(nn.Module):
         sizes = torch.tensor([len(found) for found in self.members])
         index = nn.utils.rnn.pad_sequence(list(map(torch.tensor, self.members)), True)
         share = torch.zeros(classes, len(sizes))
-        for g, found in enumerate(self.members): share[found, g] = 1 / len(found) if temperature else 1
-        absent = torch.arange(index.shape[1]) >= sizes[:, None]
-        # buffers move with the module and are exported, but are no parameters
-        for name, value in (("index", index.flatten()), ("absent", absent), ("share", share),
-                            ("log_size", sizes.log() * average)):
+        for g, found in enumerate(self.members):
+            share[found, g] = 1 / len(found) if temperature else 1
+        buffers = {"index": index.flatten(), "log_size": sizes.log() * average, "share": share,
+                   "absent": torch.arange(index.shape[1]) >= sizes[:, None]}
+        # they move with the module and are exported, but are no parameters
+        for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, outputs):
@@ -54,22 +56,19 @@ class TorchGroupScores(nn.Module):
 def _flat(outputs, width):
     "Outputs of a network as (N, width) logits; what is something else is refused."
     if not isinstance(outputs, torch.Tensor):
-        raise ValueError(f"the network gives a {type(outputs).__name__}, not a tensor of logits; "
-                         "wrap it in a module that returns them")
+        raise ValueError(f"the network gives a {type(outputs).__name__}; wrap it to return logits")
     outputs = outputs.flatten(1)
     if outputs.shape[1] != width:
         raise ValueError(f"the network gives {outputs.shape[1]} numbers a picture and not {width}: "
-                         "its head is another layer, or its maps are not pooled; "
-                         "name the head with layer=")
+                         "maps are not pooled, or another layer is its head; name it with layer=")
     # numbers cannot be looked at while a program is exported
-    if torch.compiler.is_compiling() or not len(outputs) or (outputs < 0).any(): return outputs
+    unknown = torch.compiler.is_compiling() or not len(outputs)
+    if unknown or (outputs < 0).any(): return outputs
     if ((outputs.sum(1) - 1).abs() < 1e-4).all():
-        raise ValueError("the network gives probabilities, not logits: "
-                         "take the softmax out of its forward")
+        raise ValueError("the network gives probabilities; take the softmax out of its forward")
     # the logits of many classes do not all lie between 0 and 1
     if width > 15 and (outputs <= 1).all() and (outputs != outputs[:1, :1]).any():
-        raise ValueError("all outputs of the network lie in 0..1, as a sigmoid's do: "
-                         "take it out of its forward")
+        raise ValueError("all outputs lie in 0..1; take the sigmoid out of the network's forward")
     return outputs
 
 class TorchLogits(nn.Module):
@@ -88,9 +87,9 @@ def find_heads(
     model,  # nn.Module
 ) -> list:  # of (name, layer, number of outputs), in the order of the module
     "The dense layers and 1x1 convolutions of a module."
-    found = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)
-             or isinstance(part, nn.Conv2d) and set(part.kernel_size) == {1} and part.groups == 1]
-    return [(name, part, len(part.weight)) for name, part in found]
+    return [(name, part, len(part.weight)) for name, part in model.named_modules()
+            if isinstance(part, nn.Linear)
+            or isinstance(part, nn.Conv2d) and {*part.kernel_size, part.groups} == {1}]
 
 def head_weights(
     layer,  # nn.Linear, or nn.Conv2d of 1x1
@@ -107,34 +106,34 @@ def build_classifier(
     classes: int,  # outputs of the head
     temperature: float | None,  # of `TorchGroupScores`
     average: bool,  # of `TorchGroupScores`
-    small: tuple | None = None,  # kernel (D, G) and bias (G,) of a head in the old one's place
+    small: tuple | None = None,  # kernel (D, G), bias (G,) of a smaller head
     probabilities: bool = True,  # end with a softmax
     share: bool = True,  # share the tensors with `model`
 ):  # nn.Sequential in evaluation mode
-    "A module followed by the layer that reads its logits, or with a smaller head; `model` stays as it is."
+    "A module and a layer that reads its logits, or with a smaller head; `model` stays."
     tensors = [*model.parameters(), *model.buffers()] if share else []
-    classifier = nn.Sequential()
-    classifier.add_module("fine", copy.deepcopy(model, {id(t): t for t in tensors}))
-    _end_with_logits(classifier, head := f"fine.{head}".rstrip("."))
-    old = classifier.get_submodule(head)
-    if small: _replace(classifier, head, _smaller(old, *small))
-    last = TorchLogits(len(members)) if small else TorchGroupScores(members, classes, temperature, average)
-    classifier.add_module("groups", last.to(old.weight.device))
-    if probabilities: classifier.add_module("probabilities", nn.Softmax(1))
-    return classifier.eval()
+    parts = {"fine": copy.deepcopy(model, {id(t): t for t in tensors})}
+    if small: parts["groups"] = TorchLogits(len(members))
+    else: parts["groups"] = TorchGroupScores(members, classes, temperature, average)
+    if probabilities: parts["probabilities"] = nn.Softmax(1)
+    classifier = nn.Sequential(OrderedDict(parts))
+    _end_with_logits(parts["fine"], head)
+    old = model.get_submodule(head)
+    if small: _replace(classifier, f"fine.{head}".rstrip("."), _smaller(old, *small))
+    return classifier.to(old.weight.device).eval()
 
-_HARMLESS = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten, nn.Softmax, nn.LogSoftmax,
-             nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AvgPool2d)
+_HARMLESS = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten, nn.Softmax,
+             nn.LogSoftmax, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AvgPool2d)
 
 def _end_with_logits(module, head):
     "Take a softmax after the head out; refuse what else changes the logits."
-    parent, _, last = head.rpartition(".")
-    siblings = list(module.get_submodule(parent).named_children())
-    after = siblings[[name for name, _ in siblings].index(last) + 1 :]
-    for name, part in after if isinstance(module.get_submodule(parent), nn.Sequential) else []:
-        if not isinstance(part, _HARMLESS):
+    parent = module.get_submodule(head.rpartition(".")[0])
+    names = [name for name, _ in parent.named_children()]
+    for name in names[names.index(head.rpartition(".")[2]) + 1 :] if head else []:
+        part = parent.get_submodule(name)
+        if isinstance(parent, nn.Sequential) and not isinstance(part, _HARMLESS):
             raise ValueError(f"{type(part).__name__} {name!r} changes the logits after the head "
-                             f"{head[5:]!r}; pass the model without it")
+                             f"{head!r}; pass the model without it")
     names = [name for name, _ in module.named_modules()]
     for name in names[names.index(head) + 1 :]:
         if isinstance(module.get_submodule(name), (nn.Softmax, nn.LogSoftmax)):
@@ -148,7 +147,6 @@ def _smaller(old, kernel, bias):
     "A layer like the old head with other weights."
     if isinstance(old, nn.Linear): new = nn.Linear(*kernel.shape)
     else: new = nn.Conv2d(*kernel.shape, 1, stride=old.stride)
-    with torch.no_grad():
-        new.weight.copy_(torch.from_numpy(kernel.T.reshape(new.weight.shape).copy()))
-        new.bias.copy_(torch.from_numpy(bias))
+    weight = torch.from_numpy(kernel.T.reshape(new.weight.shape).copy())
+    new.load_state_dict({"weight": weight, "bias": torch.from_numpy(bias)})
     return new.to(old.weight)

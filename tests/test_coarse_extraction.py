@@ -153,7 +153,7 @@ def test_torch_networks_that_are_no_plain_classifiers():
     assert torch.allclose(extract_coarse_classifier(TwoHeads().eval(), groups, "mean", taxonomy=names, layer="main")(x).sum(1), torch.ones(6))
     for ending in (nn.Sigmoid(), nn.ReLU(), nn.BatchNorm1d(6)):
         with pytest.raises(ValueError, match="changes the logits after the head"): extract_coarse_classifier(nn.Sequential(nn.Linear(6, 6), ending), groups, taxonomy=names)
-    with pytest.raises(ValueError, match="is a class, not a model"): extract_coarse_classifier(Softmaxed, groups, taxonomy=names)
+    with pytest.raises(ValueError, match="is neither a Keras model"): extract_coarse_classifier(Softmaxed, groups, taxonomy=names)
     with pytest.raises(ValueError, match="name one of '5'"): find_head(torch_net(), layer="0")
 
 

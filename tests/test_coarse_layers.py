@@ -57,7 +57,7 @@ def test_outputs_that_are_no_logits():
     from hierlearn.coarse_torch import TorchLogits
     many = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 30)).astype(np.float32))
     assert TorchLogits(30)(many) is not None and TorchLogits(30)(torch.zeros(2, 30)).shape == (2, 30)
-    for bad, sentence in ((many.softmax(1), "take the softmax out"), (many.sigmoid(), "as a sigmoid's do"), (many[:, :29], "gives 29 numbers"), ((many,), "gives a tuple")):
+    for bad, sentence in ((many.softmax(1), "take the softmax out"), (many.sigmoid(), "take the sigmoid out"), (many[:, :29], "gives 29 numbers"), ((many,), "gives a tuple")):
         with pytest.raises(ValueError, match=sentence): TorchLogits(30)(bad)
     few = torch.tensor([[0.2, 0.9, 0.7]])  # three small logits may well be positive
     assert torch.equal(TorchLogits(3)(few), few)

@@ -40,7 +40,7 @@ def test_temperature_options():
 
 
 @pytest.mark.parametrize("how, sentence", [
-    (dict(min_size=1), "at least 2"), (dict(min_size="5"), "of at least 2"), (dict(temperatures=()), "is no list"), (dict(temperatures=2.0), "is no list"), (dict(temperatures=(-1,)), "of at least 0"),
+    (dict(min_size=1), "at least 2"), (dict(min_size="5"), "of at least 2"), (dict(temperatures=()), "no temperature to try"), (dict(temperatures=(-1,)), "of at least 0"),
     (dict(avoid=[5000]), "0..29"), (dict(avoid=[-1]), "0..29"), (dict(avoid="unicorn"), "no class is below")])
 def test_temperature_refuses(how, sentence):
     logits, labels = toy(1.0)

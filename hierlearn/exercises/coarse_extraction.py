@@ -19,64 +19,63 @@ exercises = Exercises("48_coarse_extraction_exercises")
 check = exercises.check
 
 _LOGITS = np.random.default_rng(7).normal(0, 3, (6, 11))
-_GROUPS = [np.arange(2), np.arange(2, 6), np.arange(6, 9)]  # two classes are in no group
+_GROUPS = [np.arange(2), np.arange(2, 6), np.arange(6, 9)]  # two classes in no group
 _SHAPE = "the result should have a row for each picture, a column for each group"
 _LARGE = "large logits overflow: subtract the largest one of each row first"
 
+def _reference(rule, prior=1):
+    return softmax(group_scores(_LOGITS, _GROUPS, rule) + np.log(prior))
+
+def _check_rows(function, wanted, same, hint, *prior):
+    "Shape, the mistake of sizes, sums and values, and large logits."
+    got = function(_LOGITS, _GROUPS, *prior)
+    expect(np.shape(got) == wanted.shape, _SHAPE)
+    expect(not np.allclose(got, same), "the sizes of the groups count where they should not, or "
+           "the other way round")
+    expect(np.allclose(np.sum(got, 1), 1), "rows should sum to 1, with classes of no group, too")
+    expect_close(got, wanted, hint)
+    with np.errstate(all="ignore"): large = function(_LOGITS + 900, _GROUPS, *prior)
+    expect_close(large, wanted, _LARGE)
+
 @exercises.check_for("marginal")
 def _check_marginal(marginal):
-    wanted, got = softmax(group_scores(_LOGITS, _GROUPS, "log_sum_exp")), marginal(_LOGITS, _GROUPS)
-    expect(np.shape(got) == wanted.shape, f"{_SHAPE}: {wanted.shape}")
-    mean = softmax(group_scores(_LOGITS, _GROUPS, "log_mean_exp"))
-    expect(not np.allclose(got, mean, atol=1e-6),
-           "this is the mean of the probabilities: the size of the group should count here")
-    expect(np.allclose(np.sum(got, 1), 1), "the rows should sum to 1 where classes are in no group, too")
-    expect_close(got, wanted, "add the fine probabilities of each group; they are a softmax over all classes")
-    with np.errstate(all="ignore"): large = marginal(_LOGITS + 900, _GROUPS)
-    expect_close(large, wanted, _LARGE)
+    _check_rows(marginal, _reference("log_sum_exp"), _reference("log_mean_exp"),
+                "add the fine probabilities of each group; they are a softmax over all classes")
 
 @exercises.check_for("prior")
 def _check_prior(answer):
-    expect(np.ndim(answer) == 0 and not isinstance(answer, str),
-           "the answer is one number, the difference of two coarse logits")
+    expect(np.ndim(answer) == 0 and not isinstance(answer, str), "the answer is one number")
     expect(answer > 0, "the larger group is favoured: subtract the other way round")
-    expect(abs(answer - 59 / 6) > 0.1,
-           "that is how many times as likely the start is; coarse logits are on another scale")
-    expect_close(answer, math.log(59 / 6), "write both coarse logits of one group beneath each other (the "
-                 "table of the lesson): they differ by a term that depends on the group alone", rtol=0.01)
+    expect(abs(answer - 59 / 6) > 0.1, "coarse logits are on another scale than probabilities")
+    expect_close(answer, math.log(59 / 6), "compare the two coarse logits of one group in the "
+                 "lesson's table: they differ by a term of the group alone", rtol=0.01)
     return "right: the sum begins with boat almost ten times less likely than bird"
 
 @exercises.check_for("padding")
 def _check_padding(answer):
     right = {"mean": "down", "log_sum_exp": "same", "log_mean_exp": "down"}
-    expect(isinstance(answer, dict) and set(answer) == set(right), f"answer for each of {', '.join(right)}")
-    for rule in right:
-        expect(answer[rule] in ("up", "down", "same"), f"for {rule} write 'up', 'down' or 'same'")
-    expect(answer == right, "not all three are right: what does a member with probability 0 add to each rule, "
-           "and what does it do to the division?")
+    fits = isinstance(answer, dict) and set(answer) == set(right)
+    expect(fits, f"answer for each of {', '.join(right)}")
+    known = all(what in ("up", "down", "same") for what in answer.values())
+    expect(known, "write 'up', 'down' or 'same' for each")
+    expect(answer == right, "not all three are right: what does a member of probability 0 add to "
+           "each rule, and what does it do to the division?")
 
 @exercises.check_for("merge-head")
 def _check_merge(merge_head):
     rng = np.random.default_rng(3)
-    weights, bias = rng.normal(size=(5, 11)), rng.normal(size=11)
-    result = merge_head(weights, bias, _GROUPS)
-    expect(isinstance(result, (tuple, list)) and len(result) == 2, "return two arrays: the kernel and the bias")
-    wanted = coarse_weights(weights, bias, _GROUPS)
-    expect(np.shape(result[0]) == (5, 3), "the kernel should have a row for each feature, a column for each group")
-    expect_close(result[0], wanted[0], "average the columns of a group, not its rows, and divide by its size")
+    head = rng.normal(size=(5, 11)), rng.normal(size=11)
+    result, wanted = merge_head(*head, _GROUPS), coarse_weights(*head, _GROUPS)
+    two = isinstance(result, (tuple, list)) and len(result) == 2
+    expect(two, "return two arrays: the kernel and the bias")
+    expect(np.shape(result[0]) == (5, 3), "the kernel should have a column for each group")
+    expect_close(result[0], wanted[0], "average the columns of a group, and divide by its size")
     expect_close(result[1], wanted[1], "the bias is averaged as well")
 
 @exercises.check_for("prior-shift")
 def _check_prior_shift(with_prior):
-    mean = group_scores(_LOGITS, _GROUPS, "log_mean_exp")
     for prior in (np.array([0.5, 0.2, 0.3]), np.array([0.1, 0.1, 0.8])):
-        got, wanted = with_prior(_LOGITS, _GROUPS, prior), softmax(mean + np.log(prior))
-        expect(np.shape(got) == mean.shape and np.allclose(np.sum(got, 1), 1), f"{_SHAPE}, and rows that sum to 1")
-        both = softmax(group_scores(_LOGITS, _GROUPS, "log_sum_exp") + np.log(prior))
-        expect(not np.allclose(got, both), "now two priors are at work, yours and that of the sizes: "
-               "begin with a rule that has none")
-        expect_close(got, wanted, "begin with the rule that has no prior of its own; Bayes' rule says where "
-                     "yours comes in", rtol=1e-4)
-    with np.errstate(all="ignore"): large = with_prior(_LOGITS + 900, _GROUPS, prior)
-    expect_close(large, wanted, _LARGE, rtol=1e-4)
-    return "right: log-mean-exp is the case of equal priors; the sum has priors like the sizes of the groups"
+        _check_rows(with_prior, _reference("log_mean_exp", prior), _reference("log_sum_exp", prior),
+                    "begin with the rule that has no prior of its own; Bayes' rule says where "
+                    "yours comes in", prior)
+    return "right: log-mean-exp has equal priors; the sum has priors like the sizes of the groups"
