@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .basics import plain
 from .decisions import _check_cost, _check_thresholds, _curve_sums, _descend
 from .metrics import (
     _Tables, _as_matrix, _blocks, _brier, _calibration, _check_k, _check_labels, _f1, _level_columns, _node_probs, _right_at,
@@ -111,6 +112,26 @@ class Report:
     def rows(self) -> list[tuple[str, Estimate]]:  # name and estimate
         "The estimates as (name, estimate), in reading order."
         return [row for f in fields(self) for row in _named(f.name, getattr(self, f.name))]
+
+    def metrics(self) -> dict:  # plain JSON values
+        "Every estimate by name, the ends of its interval beside it, for a record."
+        found = {"accuracy": self.accuracy}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Estimate): found[f.name] = value
+            elif f.name in _KEYED: found |= {f"{f.name}_{k}": e for k, e in value.items()}
+        found.pop("top_k_accuracy_1")
+        values = {name: e.value for name, e in found.items()}
+        ends = {f"{name}_interval": [e.low, e.high] for name, e in found.items()}
+        curve = [row for row in self.back_off_curve if round(100 * row[0]) % 10 == 0]
+        return plain({**values, **(ends if self.resamples else {}),
+                      "severity_histogram": self.severity_histogram, "back_off_curve": curve})
+
+    def table(self) -> str:  # Markdown
+        "The estimates in reading order, with their intervals."
+        interval = lambda e: "" if math.isnan(e.low) else f"{e.low:.4f} – {e.high:.4f}"
+        rows = [f"| {name} | {e.value:.4f} | {interval(e)} |" for name, e in self.rows()]
+        return "\n".join(["| metric | value | interval |", "|---|---|---|", *rows])
 
     def to_json(self) -> str:  # JSON text; unknown numbers are null
         "The whole report as JSON text; `from_json` reads it back."

@@ -162,3 +162,19 @@ def test_hints_that_lead_to_the_right_labels():
     with pytest.raises(ValueError, match="seed must be"): r.evaluate(six, probs, np.array([1, 2, 3]), seed=None)
     with pytest.raises(ValueError, match="class-to-group table"): d.aggregate(probs, [-1] * 4)
     assert np.isfinite(d.softmax(np.array([[1.0, 2.0]], np.float32), 1e-50)).all()
+
+
+def test_metrics_are_plain_numbers_with_their_intervals():
+    tree = Taxonomy.from_groups({"animal": ["cat", "dog"], "vehicle": ["car", "bus"]})
+    labels = np.array([0, 1, 2, 3])
+    right = r.evaluate(tree, np.eye(4), labels).metrics()
+    assert right["accuracy"] == right["crm_accuracy"] == 1 and right["mistake_severity"] is None  # no mistake has no size
+    report = r.evaluate(tree, np.eye(4)[[1, 1, 0, 3]], labels, ks=(1, 2), resamples=50)
+    found = report.metrics()
+    assert found["accuracy"] == 0.5 and found["mistake_severity"] == 1.5
+    assert found["accuracy_interval"] == [report.accuracy.low, report.accuracy.high]
+    assert found["coarse_accuracy_1"] == 0.75 and "top_k_accuracy_2" in found and "top_k_accuracy_1" not in found
+    assert found["severity_histogram"] == {"0.0": 2, "1.0": 1, "2.0": 1} and len(found["back_off_curve"]) == 11
+    assert not [name for name in r.evaluate(tree, np.eye(4), labels, resamples=0).metrics() if name.endswith("_interval")]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert report.table().splitlines()[2] == "| top-1 accuracy | 0.5000 | " + f"{report.accuracy.low:.4f} – {report.accuracy.high:.4f} |"
