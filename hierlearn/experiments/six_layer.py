@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['torch', 'ARMS', 'CONFIGS', 'experiment', 'SixLayerConfig', 'prepare', 'learning_rate', 'six_layer_net', 'to_keras',
-           'train_torch', 'train_keras', 'train', 'measure', 'stages', 'sum_up']
+           'train_torch', 'train_keras', 'compile_keras', 'build_keras', 'train', 'measure', 'pack', 'stages', 'sum_up']
 
 # %% ../../nbs/86_six_layer_experiments.ipynb #8357a7be
 import functools
-import json
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +17,8 @@ from ..batches import Batches, one_cycle_schedule, set_seed
 from ..datasets import load_cifar10, load_cifar100, stratified_split
 from ..decisions import softmax
 from ..models import build_six_layer_net
-from ..preprocessing import channel_statistics, random_crop, random_flip, standardize
+from ..preprocessing import (
+    channel_statistics, random_crop, random_flip, standardize)
 from ..report import evaluate
 from ..runs import Experiment, Job, Result, Stage, Task
 from ..shapes import load_shapes
@@ -63,7 +63,7 @@ def _name_and_digest(config):
 def prepare(
     config: SixLayerConfig,
 ) -> Task:  # inputs (N, 32, 32, 3) float32, standardised
-    "Split, standardise by the training part, mirror and shift; the same for both engines."
+    "Split, standardise by the training part, mirror and shift; alike for both engines."
     data = _load(config.data)
     images, labels = data.train[:2]
     train, held_out = stratified_split(labels, config.validation, config.seed)
@@ -72,7 +72,8 @@ def prepare(
     normalize = functools.partial(standardize, mean=mean, std=std)
     def augment(batch, rng):
         return normalize(random_crop(random_flip(batch, rng), rng, config.shift, "reflect"))
-    batches = Batches(images[train], labels[train], config.batch_size, augment, config.seed)
+    training = images[train], labels[train]
+    batches = Batches(*training, config.batch_size, augment, config.seed)
     validation = normalize(images[held_out]), labels[held_out]
     test = normalize(data.test.images), data.test.labels
     tree = _TREES[config.data]()
@@ -84,8 +85,9 @@ def learning_rate(
     steps: int,  # of an epoch
 ):  # callable: step -> learning rate
     "One cycle of straight lines: a tenth of the peak, the peak, a thousandth of it."
-    return one_cycle_schedule(config.learning_rate, config.epochs * steps, config.warmup,
-                              start=0.1, final=1e-3, shape="linear")
+    total, shares = config.epochs * steps, {"start": 0.1, "final": 1e-3}
+    rise = config.warmup
+    return one_cycle_schedule(config.learning_rate, total, rise, shape="linear", **shares)
 
 # %% ../../nbs/86_six_layer_experiments.ipynb #edbc37e2
 def six_layer_net(
@@ -125,17 +127,17 @@ def to_keras(
 
 # %% ../../nbs/86_six_layer_experiments.ipynb #a7c34409
 def train_torch(job, task):
-    "Train in PyTorch: the function (images, precision) -> logits, the history, the weights."
+    "Train in PyTorch: function (images, precision) -> logits, history, weights."
     config, classes = job.config, len(task.taxonomy.leaves)
     set_seed(config.seed)
     net = six_layer_net(classes, config.widths)
     kernels = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim == 1]
     groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": others}]
-    optimizer = torch.optim.SGD(groups, config.learning_rate, config.momentum, nesterov=True)
-    schedule = learning_rate(config, len(task.batches))
-    history = fit(net, task.batches, task.validation, config.epochs, optimizer, schedule,
-                  job.precision, job.folder, config, progress=job.progress)
+    sgd = torch.optim.SGD(groups, config.learning_rate, config.momentum, nesterov=True)
+    schedule, data = learning_rate(config, len(task.batches)), (task.batches, task.validation)
+    history = fit(net, *data, config.epochs, sgd, schedule, job.precision, job.folder,
+                  config, progress=job.progress)
     weights = {name: t.numpy() for name, t in net.state_dict().items() if t.ndim}
     return functools.partial(predict, net), history, weights
 
@@ -144,41 +146,49 @@ def train_keras(job, task):
     "The same training in Keras, from the same first weights."
     config, classes = job.config, len(task.taxonomy.leaves)
     set_seed(config.seed)
-    model = to_keras(six_layer_net(classes, config.widths), _build(config, classes, job.precision))
-    _compile(model, config)
-    schedule = learning_rate(config, len(task.batches))
-    keras_fit = import_extra("hierlearn.keras_training", "keras").fit
-    history = keras_fit(model, task.batches, task.validation, config.epochs, schedule,
-                        checkpoints=job.folder, config=config, progress=job.progress)
+    model = compile_keras(build_keras(config, classes, job.precision), config)
+    to_keras(six_layer_net(classes, config.widths), model)
+    fit = import_extra("hierlearn.keras_training", "keras").fit
+    schedule, data = learning_rate(config, len(task.batches)), (task.batches, task.validation)
+    history = fit(model, *data, config.epochs, schedule, checkpoints=job.folder,
+                  config=config, progress=job.progress)
     for part in ("", "val_"): history[f"{part}loss"] = history.pop(f"{part}cross_entropy")
     def answers(images, precision="float32"):
-        twin = _build(config, classes, precision)
+        twin = build_keras(config, classes, precision)
         twin.set_weights(model.get_weights())
         return twin.predict(images, batch_size=500, verbose=0)
     return answers, history, {v.path: np.asarray(v) for v in model.variables}
 
-# %% ../../nbs/86_six_layer_experiments.ipynb #410d4167
-def _build(config, classes, precision):
+# %% ../../nbs/86_six_layer_experiments.ipynb #e24ed2c7
+def compile_keras(
+    model,  # of `build_six_layer_net`
+    config: SixLayerConfig,
+):  # the model
+    "Nesterov's momentum, and the penalty whose gradient is the weight decay, on kernels."
+    keras = import_extra("keras", "keras")
+    penalty = keras.regularizers.L2(config.weight_decay / 2)
+    for layer in model.layers:
+        if hasattr(layer, "kernel"): layer.kernel.regularizer = penalty
+    sgd = keras.optimizers.SGD(config.learning_rate, config.momentum, nesterov=True)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    right = keras.metrics.SparseCategoricalAccuracy("accuracy")
+    entropy = keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True)
+    # XLA made a step three times as slow on a processor
+    model.compile(sgd, loss, metrics=[right, entropy], jit_compile=False)
+    return model
+
+# %% ../../nbs/86_six_layer_experiments.ipynb #08e3e19a
+def build_keras(
+    config: SixLayerConfig,
+    classes: int,  # outputs
+    precision: str,  # "float32" or "bfloat16"
+):  # keras.Model
     "The Keras model in a precision; the policy of the session stays as it is."
     keras = import_extra("keras", "keras")
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     try: return build_six_layer_net(classes, widths=config.widths)
     finally: keras.config.set_dtype_policy(before)
-
-def _compile(model, config, jit_compile=False):
-    "Nesterov's momentum; the penalty whose gradient is the weight decay, on kernels alone."
-    keras = import_extra("keras", "keras")
-    penalty = keras.regularizers.L2(config.weight_decay / 2)
-    for layer in model.layers:
-        if hasattr(layer, "kernel"): layer.kernel.regularizer = penalty
-    entropy = {"from_logits": True}
-    model.compile(
-        keras.optimizers.SGD(config.learning_rate, config.momentum, nesterov=True),
-        keras.losses.SparseCategoricalCrossentropy(**entropy),
-        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy"),
-                 keras.metrics.SparseCategoricalCrossentropy("cross_entropy", **entropy)],
-        jit_compile=jit_compile)
 
 # %% ../../nbs/86_six_layer_experiments.ipynb #8d77df71
 def train(
@@ -205,19 +215,23 @@ def measure(
     logits, validation = answers(images, precision), answers(held_out, precision)
     mirrored = (logits + answers(images[:, :, ::-1], precision)) / 2
     right = lambda scores, truth: float((scores.argmax(1) == truth).mean())
-    metrics = {"test_accuracy": right(logits, labels), "test_accuracy_flip": right(mirrored, labels),
-               "test_accuracy_float32": right(answers(images, "float32"), labels),
-               "validation_accuracy": right(validation, known)}
-    metrics |= _report(evaluate(task.taxonomy, softmax(logits), labels))
-    small = lambda x: x.astype(np.float16)
-    return metrics, {"validation_logits": small(validation), "test_logits": small(logits),
-                     "validation_labels": known.astype(np.uint8), "test_labels": labels.astype(np.uint8)}
+    metrics = {
+        "test_accuracy": right(logits, labels), "test_accuracy_flip": right(mirrored, labels),
+        "test_accuracy_float32": right(answers(images, "float32"), labels),
+        "validation_accuracy": right(validation, known)}
+    metrics |= evaluate(task.taxonomy, softmax(logits), labels).metrics()
+    parts = {"validation": (validation, known), "test": (logits, labels)}
+    return metrics, pack(parts)
 
-# %% ../../nbs/86_six_layer_experiments.ipynb #3eba17fa
-def _report(report):
-    # transitional, removed before the end
-    return report.metrics() if hasattr(report, "metrics") else {"report": json.loads(report.to_json())}
+# %% ../../nbs/86_six_layer_experiments.ipynb #95c9dded
+def pack(
+    parts: dict,  # name -> (logits, labels)
+) -> dict:  # arrays, small enough to commit
+    "Logits as float16, labels as bytes."
+    arrays = {f"{name}_logits": logits.astype(np.float16) for name, (logits, _) in parts.items()}
+    return arrays | {f"{name}_labels": labels.astype(np.uint8) for name, (_, labels) in parts.items()}
 
+# %% ../../nbs/86_six_layer_experiments.ipynb #b975a4de
 ARMS = {
     "vgg6_cifar10": {},
     "vgg6_cifar10_long": {"epochs": 60},
@@ -226,17 +240,18 @@ ARMS = {
 }
 
 CONFIGS = {
-    "tiny": SixLayerConfig(data="shapes", epochs=2, batch_size=128, validation=500, train_images=1024,
-                           widths=(8, 8, 16, 16, 32, 32), learning_rate=0.2),
+    "tiny": SixLayerConfig(data="shapes", epochs=6, batch_size=64, validation=500,
+                           widths=(8, 8, 16, 16, 32, 32), train_images=2000),
     "quick": SixLayerConfig(),
 }
 
+# %% ../../nbs/86_six_layer_experiments.ipynb #03a66e18
 def stages(
     config: SixLayerConfig,  # of the profile
 ) -> tuple:  # of Stage
     "One stage for each training; on `shapes` they differ in the engine alone."
     def settings(change):
-        if config.data == "shapes": change = {k: v for k, v in change.items() if k == "engine"}
+        if config.data == "shapes": change = {k: change[k] for k in change if k == "engine"}
         return replace(config, **change)
     return tuple(Stage(name, train, config=settings(change)) for name, change in ARMS.items())
 
@@ -247,6 +262,8 @@ def sum_up(
     "The accuracy of each stage, and how far the engines are apart."
     accuracy = {name: record.metrics["test_accuracy"] for name, record in records.items()}
     apart = accuracy["keras_cifar10"] - accuracy["vgg6_cifar10"]
-    return Result({"test_accuracy": accuracy["vgg6_cifar10"], "keras_minus_torch": round(apart, 4), **accuracy})
+    first = {"test_accuracy": accuracy["vgg6_cifar10"], "keras_minus_torch": round(apart, 4)}
+    return Result(first | accuracy)
 
-experiment = Experiment("six_layer", CONFIGS, stages, prepare, sum_up, framework="torch", data=_name_and_digest)
+experiment = Experiment("six_layer", CONFIGS, stages, prepare, sum_up,
+                        framework="torch", data=_name_and_digest)
