@@ -7,7 +7,6 @@ __all__ = ['REGISTRY', 'Task', 'Result', 'Job', 'Stage', 'stage_key', 'Step', 'E
 
 # %% ../nbs/17_runs.ipynb #f040eff2
 import dataclasses
-import functools
 import graphlib
 import hashlib
 import importlib
@@ -16,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -218,7 +218,7 @@ def _todo(steps, records, target):
 def _call(experiment, steps, name, records, profile, folder):
     "What `_run_stage` needs: it may run in another process."
     step = steps[name]
-    task = functools.partial(experiment.task, step.config) if experiment.task else None
+    task = partial(experiment.task, step.config) if experiment.task else None
     inputs = {other: records[other] for other in step.inputs}
     folders = {other: steps[other].folder for other in step.stage.files}
     job = Job(step.config, step.precision, inputs, step.folder, False, task, folders)
@@ -244,7 +244,7 @@ def _run_stage(step, job, profile, folder, progress=False):
     except Exception as error:
         error.add_note(f"in stage {name} of {job.folder.parent.name}")
         raise
-    if not isinstance(result, Result):
+    if not hasattr(result, "metrics"):
         raise ValueError(f"stage {name} must return a Result, got {shown(result)}")
     config, seconds = step.config, result.seconds
     # how long a run took that was killed and went on, only the stage itself can know
