@@ -6,8 +6,8 @@
 __all__ = ['UNFINISHED', 'Hint', 'expect', 'expect_close', 'expect_raises', 'Exercises']
 
 # %% ../nbs/16_checks.ipynb #c1584cc3
-import functools
 import re
+from functools import partial, wraps
 from numbers import Real
 from types import FunctionType
 
@@ -33,6 +33,11 @@ def expect(
     "Raise `Hint(hint)` unless `condition` holds, in every place of an array."
     if not np.all(_array(condition)): raise Hint(hint)
 
+# %% ../nbs/16_checks.ipynb #a9818d35
+def _told(value):
+    is_function = isinstance(value, FunctionType)
+    return f"the function {value.__name__}" if is_function else shown(value)
+
 # %% ../nbs/16_checks.ipynb #a9818d34
 def _numbers(value, axes, hint):
     "The answer as floats; text is no number, even where NumPy reads it as one."
@@ -46,10 +51,6 @@ def _numbers(value, axes, hint):
     if not real: raise Hint(f"{want}, but yours is {_told(value)}")
     if array.ndim != axes: raise Hint(f"{want}; yours has shape {array.shape}. {hint}")
     return array.astype(float)
-
-def _told(value):
-    is_function = isinstance(value, FunctionType)
-    return f"the function {value.__name__}" if is_function else shown(value)
 
 # %% ../nbs/16_checks.ipynb #a9818d33
 def expect_close(
@@ -102,7 +103,7 @@ def _unfinished(value, allow_none):
 
 def _guard(function, allow_none):
     "The reader's function, telling its errors and an empty result as hints."
-    @functools.wraps(function)
+    @wraps(function)
     def guarded(*args, **kwargs):
         call = _call(function, args, kwargs)  # first, since it may change its arguments
         try: result = function(*args, **kwargs)
@@ -169,7 +170,7 @@ class Exercises:
         right, said = False, "not right yet"
         try:
             if _unfinished(answer, allow_none): raise Hint(UNFINISHED)
-            plain = isinstance(answer, (FunctionType, functools.partial))
+            plain = isinstance(answer, (FunctionType, partial))
             praise = checker(_guard(answer, allow_none) if plain else answer)
             right, said = True, praise if isinstance(praise, str) else "right"
         except Hint as hint: said = str(hint)
