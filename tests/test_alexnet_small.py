@@ -1,9 +1,13 @@
 """The installed hierlearn.alexnet_small, on the backend that KERAS_BACKEND names (TensorFlow here); `test_backends` runs the torch backend in a process of its own."""
-import dataclasses
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
+from dataclasses import FrozenInstanceError, replace
+from functools import partial
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -13,13 +17,18 @@ import pytest
 keras = pytest.importorskip("keras")
 from keras import ops
 
-from hierlearn.alexnet_small import (LocalResponseNorm, build_alexnet_small, local_response_norm, max_pool2d,
-                                     pool_output_size, predict_ten_views, ten_views)
+from hierlearn import runs
+from hierlearn.alexnet_small import (
+    LocalResponseNorm, build_alexnet_small, local_response_norm, max_pool2d, pool_output_size, predict_ten_views, ten_views)
 from hierlearn.exercises.alexnet_small import check, exercises
-from hierlearn.experiments.alexnet_small import (ABLATION_CONFIGS, ARMS, CONFIGS, AlexNetSmallConfig, prepare,
-                                                 run_ablation, run_lesson, train_alexnet_small)
+from hierlearn.experiments.alexnet_small import (
+    ARMS, CONFIGS, DATA, QUICK, SHORT, TINY, Ablation, AlexNetSmallConfig, ExperimentConfig, effects, experiment, judge,
+    prepare, read_report, stages, train_alexnet_small)
+from hierlearn.preprocessing import standardize
+from hierlearn.records import read_record
+from hierlearn.taxonomy import Taxonomy
 
-SHORT = dataclasses.replace(CONFIGS["tiny"], epochs=1, precision="float32")
+BRIEF = replace(TINY, epochs=1, width=0.1)
 
 
 def slow_pool(x, z, s):
@@ -56,29 +65,41 @@ def test_pool_is_the_frameworks(z, s, padding):
 @pytest.mark.parametrize("call, words", [
     (lambda: pool_output_size(4, 5, 1), "does not fit"),
     (lambda: pool_output_size(0, 1, 1), "at least 1"),
-    (lambda: pool_output_size(4, 2, 1, "full"), "'valid' or 'same'"),
+    (lambda: pool_output_size(4, 2, 1, "full"), "padding must be one of valid, same"),
     (lambda: max_pool2d(np.zeros(4)), "shape (H, W)"),
     (lambda: local_response_norm(np.ones(4), n=2), "odd"),
     (lambda: build_alexnet_small(1), "at least 2"),
-    (lambda: build_alexnet_small(precision="float16"), "'float32' or 'bfloat16'"),
-    (lambda: prepare(dataclasses.replace(CONFIGS["tiny"], data="imagenet")), "'cifar10' or 'shapes'"),
-    (lambda: prepare(dataclasses.replace(CONFIGS["tiny"], batch_size=10**6)), "batch_size"),
-    (lambda: run_lesson("huge"), "unknown profile"),
+    (lambda: build_alexnet_small(precision="float16"), "one of float32, bfloat16"),
+    (lambda: build_alexnet_small(pool_size=0), "pool_size"),
+    (lambda: build_alexnet_small(l2=-1), "l2 must be"),
+    (lambda: build_alexnet_small(lrn_alpha=-1), "alpha must be"),
+    (lambda: replace(TINY, data="imagenet"), "data must be one of cifar10, shapes"),
+    (lambda: prepare(replace(TINY, batch_size=10**6)), "batch_size"),
+    (lambda: experiment.run("huge"), "profile must be one of tiny, quick, full"),
+    (lambda: experiment.run("tiny", stage="tain"), "near: train"),
     (lambda: check("nothing", None), "nothing"),
-    (lambda: pool_output_size(6.5, 2, 2), "integers"),
+    (lambda: pool_output_size(6.5, 2, 2), "n must be an integer"),
+    (lambda: max_pool2d(np.zeros((4, 4)), s=0), "s must be an integer of at least 1"),
     (lambda: max_pool2d(np.zeros((4, 4), bool)), "integers or floats"),
     (lambda: local_response_norm([1.0, 2.0]), "channels last"),
     (lambda: local_response_norm(ops.ones((2, 4), "int32")), "floats"),
-    (lambda: local_response_norm(np.ones(4), k=0), "k must be positive"),
+    (lambda: local_response_norm(np.array([200, 100], np.uint8)), "x must hold floats, got uint8; convert it"),
+    (lambda: local_response_norm(np.arange(3)), "got int64"),
+    (lambda: local_response_norm(np.ones(3, bool)), "got bool"),
+    (lambda: local_response_norm(np.float32(1)), "channels last"),
+    (lambda: local_response_norm(np.ones(4), beta=-1), "beta"),
+    (lambda: local_response_norm(np.ones(4), k=0), "k must be a number above 0"),
     (lambda: LocalResponseNorm(n=4), "odd"),
-    (lambda: build_alexnet_small(width=0), "width must be positive"),
+    (lambda: build_alexnet_small(width=0), "width must be a number above 0"),
     (lambda: build_alexnet_small(dropout=1.0), "dropout"),
     (lambda: prepare("tiny"), "AlexNetSmallConfig"),
-    (lambda: dataclasses.replace(SHORT, epochs=0), "epochs must be an integer of at least 1"),
-    (lambda: dataclasses.replace(SHORT, train_images=-5), "train_images"),
-    (lambda: dataclasses.replace(SHORT, color_std=-1), "color_std"),
-    (lambda: run_ablation(SHORT, seeds=()), "seeds is empty"),
-    (lambda: run_ablation(SHORT, arms={"a": {"sed": 1}}), "changes sed"),
+    (lambda: replace(TINY, epochs=0), "epochs must be an integer of at least 1"),
+    (lambda: replace(TINY, train_images=0), "train_images"),
+    (lambda: replace(TINY, color_std=-1), "color_std"),
+    (lambda: replace(TINY, learning_rate=0), "learning_rate"),
+    (lambda: next(ten_views(np.zeros((6, 8, 3)))), "(N, H, W, C)"),
+    (lambda: next(ten_views(np.zeros((1, 6, 8, 3)), 6)), "shift must be an integer in 0..5"),
+    (lambda: next(ten_views(np.zeros((1, 6, 8, 3)), True)), "got True"),
 ])
 def test_one_line_errors(call, words):
     with pytest.raises(ValueError) as caught: call()
@@ -136,39 +157,112 @@ def test_saved_and_loaded(tmp_path):
     assert np.allclose(keras.saving.load_model(tmp_path / "net.keras").predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
 
 
+def test_a_layer_keeps_its_settings():
+    layer = LocalResponseNorm(n=3, alpha=0.5)
+    again = LocalResponseNorm.from_config(layer.get_config())
+    assert again.settings == {"k": 2.0, "n": 3, "alpha": 0.5, "beta": 0.75}
+    assert layer.compute_output_shape((2, 4, 4, 8)) == (2, 4, 4, 8)
+
+
 def test_prepare_splits_without_leaks():
-    data, batches, validation, test = prepare(CONFIGS["tiny"])
-    assert len(batches.images) + len(validation[0]) == len(data.train.labels) and len(test[0]) == len(data.test.labels)
-    assert abs(validation[0].mean()) < 0.1 and validation[0].dtype == np.float32
-    again = prepare(CONFIGS["tiny"])
-    assert np.array_equal(again[1].batch(5)[0], batches.batch(5)[0])
-    assert not np.array_equal(prepare(dataclasses.replace(CONFIGS["tiny"], seed=1))[1].batch(0)[1], batches.batch(0)[1])
+    task = prepare(TINY)
+    train, test = (getattr(DATA["shapes"][0](), part) for part in ("train", "test"))
+    assert len(task.batches.images) + len(task.validation[0]) == len(train.labels) and len(task.test[0]) == len(test.labels)
+    assert task.name == "shapes" and len(task.taxonomy) == 20 and task.normalize(test.images[:2]).shape == (2, 32, 32, 3)
+    assert np.array_equal(task.normalize(test.images[:2]), task.test[0][:2])
+    held = {image.tobytes() for image in task.validation[0]}
+    assert not held & {image.tobytes() for image in task.normalize(task.batches.images)}
+    assert abs(task.validation[0].mean()) < 0.1 and task.validation[0].dtype == np.float32
+    again = prepare(TINY)
+    assert np.array_equal(again.batches.batch(5)[0], task.batches.batch(5)[0])
+    assert not np.array_equal(prepare(replace(TINY, seed=1)).batches.batch(0)[1], task.batches.batch(0)[1])
+    assert len(prepare(replace(TINY, train_images=100)).batches.images) == 100
 
 
 def test_training_learns_and_resumes(tmp_path):
-    config = dataclasses.replace(SHORT, epochs=3)
-    prepared = prepare(config)
-    model, history = train_alexnet_small(config, prepared, checkpoints=tmp_path / "a", progress=False)
+    config = replace(TINY, epochs=3)
+    task = prepare(config)
+    model, history = train_alexnet_small(config, task, checkpoints=tmp_path / "a", progress=False)
     assert len(history["val_accuracy"]) == 3 and {"accuracy", "top5", "loss", "val_top5", "learning_rate", "seconds"} <= set(history)
     assert history["loss"][2] < history["loss"][1] < history["loss"][0] and max(history["val_accuracy"]) > 0.08  # chance: 0.05
-    again, read = train_alexnet_small(config, prepared, checkpoints=tmp_path / "a", progress=False)  # nothing left to do
+    again, read = train_alexnet_small(config, task, checkpoints=tmp_path / "a", progress=False)  # nothing left to do
     assert read == history
     assert all(np.array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b)) for a, b in zip(model.weights, again.weights))
     with pytest.raises(ValueError, match="another configuration"):
-        train_alexnet_small(dataclasses.replace(config, l2=0.1), prepared, checkpoints=tmp_path / "a", progress=False)
+        train_alexnet_small(replace(config, l2=0.1), task, checkpoints=tmp_path / "a", progress=False)
 
 
-def test_lesson_record(tmp_path, monkeypatch):
-    monkeypatch.setitem(CONFIGS, "tiny", SHORT)
-    logs = tmp_path / "logs"
-    record = run_lesson("tiny", results=tmp_path, callbacks=[keras.callbacks.TensorBoard(str(logs))], progress=False)
-    assert json.loads((tmp_path / "alexnet_small.tiny.json").read_text()) == record
-    header = record["header"]
-    assert header["data"] == "shapes" and len(header["data_sha256"]) == 64 and header["config"]["epochs"] == 1 and header["seconds"] > 0
-    kept = np.load(tmp_path / "alexnet_small.tiny.npz")
-    assert np.isclose((kept["test_logits"].argmax(1) == kept["test_labels"]).mean(), record["metrics"]["test_accuracy"], atol=0.01)
-    assert kept["conv1"].shape == (7, 7, 3, 12)
-    assert list(logs.rglob("events.out.tfevents*"))
+def test_callbacks_are_passed_on(tmp_path):
+    train_alexnet_small(BRIEF, callbacks=[keras.callbacks.TensorBoard(str(tmp_path))], progress=False)
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory):
+    "A whole run of one epoch an arm, in its folder."
+    folder = tmp_path_factory.mktemp("results")
+    config = ExperimentConfig(BRIEF, Ablation(BRIEF, ("all on", "no colour PCA"), (0, 1)), "float32")
+    run = replace(experiment, configs={"tiny": config})
+    return run, folder, run.run("tiny", folder, progress=False)
+
+
+def test_the_experiment_is_evidence(brief):
+    run, folder, record = brief
+    assert read_record("alexnet_small", "tiny", folder) == record
+    header = record.header
+    assert header["data"] == "shapes" and len(header["data_sha256"]) == 64 and header["config"]["train"]["epochs"] == 1
+    assert header["key"] and header["seed"] == 0 and header["precision"] == "float32"
+    kept = record.arrays
+    right = (kept["test_logits"].argmax(1) == kept["test_labels"]).mean()
+    assert np.isclose(right, record.metrics["test_accuracy"], atol=0.01) and kept["conv1"].shape == (7, 7, 3, 5)
+    assert kept["test_logits"].dtype == np.float16 and len(record.curves["val_accuracy"]) == 1
+    assert 1 <= record.metrics["mistake_severity"] <= 2 and 0 < record.metrics["crm_accuracy"] < 1
+    report = read_report(record)
+    assert float(report.accuracy) == record.metrics["accuracy"] and len(report.back_off_curve) > 10
+
+
+def test_a_finished_stage_is_not_run_again(brief, capsys):
+    run, folder, record = brief
+    capsys.readouterr()
+    assert run.run("tiny", folder, progress=False) == record
+    assert "begins" not in capsys.readouterr().out
+    (folder / "alexnet_small_evaluate.tiny.json").unlink()
+    run.run("tiny", folder, stage="evaluate", progress=False)
+    said = capsys.readouterr().out
+    assert "evaluate: begins" in said and "train: begins" not in said  # the logits are enough
+
+
+def test_the_ablation_pairs_its_seeds(brief):
+    _, folder, _ = brief
+    record = read_record("alexnet_small_ablation", "tiny", folder)
+    found = [(run["arm"], run["seed"]) for run in record.metrics["runs"]]
+    assert found == [("all on", 0), ("no colour PCA", 0), ("all on", 1), ("no colour PCA", 1)]
+    assert record.header["seed"] == [0, 1] and set(record.header["arms"]) == {"all on", "no colour PCA"}
+    by_hand = {run["arm"]: [] for run in record.metrics["runs"]}
+    for run in record.metrics["runs"]: by_hand[run["arm"]].append(100 * run["history"]["val_accuracy"][-1])
+    effect = effects(record)["no colour PCA"]
+    assert np.isclose(effect.value, np.mean(by_hand["no colour PCA"]) - np.mean(by_hand["all on"]))
+    assert effect.low < effect.value < effect.high
+    assert "val_loss" in record.metrics["runs"][0]["history"] and effects(record, "val_loss")["no colour PCA"] != effect
+
+
+def test_stages_differ_where_they_should():
+    for profile, config in CONFIGS.items():
+        found = {stage.name: stage for stage in stages(replace(config, precision="bfloat16"))}
+        assert {"train", "evaluate", "ablation"} <= set(found) and found["evaluate"].needs == ("train",)
+        assert found["train"].config == replace(config.train, precision="bfloat16")
+        assert len(found) == 3 + len(config.ablation.arms) * len(config.ablation.seeds) == 3 + len(found["ablation"].needs)
+    quick = {stage.name: stage.config for stage in stages(CONFIGS["quick"])}
+    assert quick["ablation_no_lrn_2"] == replace(SHORT, lrn=False, seed=2, precision="auto")
+
+
+def test_judge():
+    logits = np.full((4, 10), -5, "float16")
+    answers, labels = [3, 5, 9, 0], [3, 3, 3, 0]  # cat; dog and truck for a cat; airplane
+    logits[np.arange(4), answers] = 5
+    result = judge(Taxonomy.cifar10(), logits, np.array(labels, np.uint8))
+    assert result.metrics["accuracy"] == 0.5 and result.metrics["mistake_severity"] == 2.5  # heights 1 and 4
+    assert json.loads(json.dumps(result.metrics)) == result.metrics
 
 
 def test_ten_views():
@@ -180,49 +274,36 @@ def test_ten_views():
     assert np.array_equal(views[8][:, :4, :6], images[:, 2:, 2:]) and not views[8][:, 4:].any()
     assert [np.array_equal(a, b) for a, b in zip(ten_views(images, 2, False), views[::2])] == [True] * 5
     assert all(np.array_equal(view, images) for view in ten_views(images, 0, False))
-    for bad in ((images[0], 2), (images, 6), (images, -1), (images, 1.0), (images, True)):
-        with pytest.raises(ValueError, match="must have shape"): next(ten_views(*bad))
     model = build_alexnet_small(width=0.1)
     images, mean, std = rng.integers(0, 256, (4, 32, 32, 3), np.uint8), np.full(3, 0.5), np.full(3, 0.2)
-    averaged = predict_ten_views(model, images, mean, std, 3)
+    averaged = predict_ten_views(model, images, partial(standardize, mean=mean, std=std), 3)
     by_hand = np.mean([ops.convert_to_numpy(ops.softmax(model((view / 255 - mean) / std))) for view in ten_views(images, 3)], axis=0)
     assert averaged.shape == (4, 10) and np.allclose(averaged, by_hand, atol=1e-4)
 
 
-def test_ablation_resumes_by_run(tmp_path):
-    arms = {name: ARMS[name] for name in ("all on", "no colour PCA", "no dropout")}
-    base = dataclasses.replace(SHORT, width=0.1)
-    part = run_ablation(base, (0,), {"all on": {}}, tmp_path, profile_name="tiny", progress=False)
-    whole = run_ablation(base, (0, 1), arms, tmp_path, profile_name="tiny", checkpoints=tmp_path / "ck", progress=False)
-    assert whole["metrics"]["runs"][0] == part["metrics"]["runs"][0]
-    assert sorted((r["arm"], r["seed"]) for r in whole["metrics"]["runs"]) == sorted((a, s) for a in arms for s in (0, 1))
-    assert whole["header"]["seconds"] >= part["header"]["seconds"] and set(whole["header"]["arms"]) == set(arms)
-    with pytest.raises(ValueError, match="other settings"): run_ablation(dataclasses.replace(base, epochs=2), (0,), arms, tmp_path, profile_name="tiny", progress=False)
-    with pytest.raises(ValueError, match="other settings"): run_ablation(base, (0,), {"all on": {"lrn": False}}, tmp_path, profile_name="tiny", progress=False)
-
-
 def test_configs():
-    assert isinstance(CONFIGS["quick"], AlexNetSmallConfig) and ABLATION_CONFIGS["quick"].epochs >= 10 and set(CONFIGS) == set(ABLATION_CONFIGS) == {"tiny", "quick", "full"}
-    with pytest.raises(dataclasses.FrozenInstanceError): CONFIGS["quick"].epochs = 1
-    assert set(exercises.names) == {"map_sides", "times_read", "torch_alpha", "grey_levels", "pool_gradient"}
+    assert isinstance(QUICK, AlexNetSmallConfig) and SHORT.epochs >= 10 and set(CONFIGS) == {"tiny", "quick", "full"}
+    with pytest.raises(FrozenInstanceError): QUICK.epochs = 1
+    assert CONFIGS["quick"].seed == 0 and CONFIGS["quick"].ablation.arms == tuple(ARMS)
+    assert runs.load("alexnet_small") is experiment
 
 
 def test_backends():
     "The same network on Keras' torch backend: same outputs from the same weights, and a training step that learns."
     pytest.importorskip("torch")
     script = """
-import sys, numpy as np, keras, dataclasses
+import sys, numpy as np, keras
+from dataclasses import replace
 from hierlearn.alexnet_small import build_alexnet_small
-from hierlearn.experiments.alexnet_small import CONFIGS, train_alexnet_small
+from hierlearn.experiments.alexnet_small import TINY, train_alexnet_small
 assert keras.backend.backend() == "torch"
 model = build_alexnet_small(width=0.2)
 rng = np.random.default_rng(0)
 model.set_weights([rng.normal(0, 0.05, w.shape) for w in model.weights])
 np.save(sys.argv[1], model.predict(rng.normal(size=(4, 32, 32, 3)).astype("float32"), verbose=0))
-_, history = train_alexnet_small(dataclasses.replace(CONFIGS["tiny"], epochs=2, precision="float32"), progress=False)
+_, history = train_alexnet_small(replace(TINY, epochs=2), progress=False)
 assert history["loss"][1] < history["loss"][0]
 """
-    import tempfile
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "logits.npy")
         done = subprocess.run([sys.executable, "-c", script, out], env=os.environ | {"KERAS_BACKEND": "torch"}, capture_output=True, text=True)
@@ -234,9 +315,105 @@ assert history["loss"][1] < history["loss"][0]
     assert np.allclose(model.predict(rng.normal(size=(4, 32, 32, 3)).astype("float32"), verbose=0), theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_the_committed_record_holds_what_the_lesson_says(repository):
-    record = json.loads((repository / "nbs/results/alexnet_small.quick.json").read_text())
-    assert record["metrics"]["test_accuracy"] >= 0.80 and record["metrics"]["test_accuracy_ten_views"] >= 0.84 and record["header"]["seconds"] <= 1800
-    assert record["header"]["data"].startswith("cifar10") and record["header"]["config"]["validation"] == 10_000
-    logits = np.load(repository / "nbs/results/alexnet_small.quick.npz")["test_logits"]
-    assert logits.shape == (10_000, 10)
+def test_the_committed_records_hold_what_the_lesson_says(repository):
+    folder = repository / "nbs" / "results"
+    record = read_record("alexnet_small", "quick", folder)
+    assert record.metrics["test_accuracy"] >= 0.80 and record.metrics["test_accuracy_ten_views"] >= 0.84 and record.header["seconds"] <= 1800
+    assert record.header["data"].startswith("cifar10") and record.header["config"]["validation"] == 10_000
+    judged = read_record("alexnet_small_evaluate", "quick", folder)
+    # computed from the logits of that run, and says so
+    assert judged.header["key"] is None and record.header["commit"] in judged.header["logits"]
+    again = judge(Taxonomy.cifar10(), record.arrays["test_logits"], record.arrays["test_labels"])
+    assert read_report(judged) == read_report(again)
+    ablation = read_record("alexnet_small_ablation", "quick", folder)
+    assert {arm for arm, e in effects(ablation).items() if e.low > 0 or e.high < 0} == {"no dropout"}
+
+
+# exercises: plausible answers that are wrong, right ones of another style
+
+def half(side): return -(-side // 2)
+
+
+def gradient(x, g, z, s, best=np.argmax, step=None, zeros=lambda x: np.zeros(len(x))):
+    out = zeros(x)
+    for i, value in enumerate(g):
+        start = i * (step or s)
+        if start + z > len(x): break
+        out[start + best(x[start : start + z])] += value
+    return out
+
+
+def counts(n, z, s):
+    out = np.zeros(n, int)
+    for start in range(0, n - z + 1, s): out[start : start + z] += 1
+    return out
+
+
+def shift(values, vectors, alpha): return 255 * vectors @ (alpha * values)
+
+
+WRONG = {
+    "map_sides": [
+        lambda s: (s // 2 + s % 2, s // 4 + s % 2, s // 8 + s % 2),
+        lambda s: (s // 2, s // 4, s // 8),
+        lambda s: (s, half(s), half(half(s))),
+        lambda s: (half(s), (half(s) - 3) // 2 + 1, ((half(s) - 3) // 2 - 2) // 2 + 1),
+        lambda s: (16, 8, 4),
+        lambda s: (round(s / 2), round(s / 4), round(s / 8)),
+        lambda s: half(half(half(s)))],
+    "times_read": [
+        lambda n, z, s: np.ones(n),
+        lambda n, z, s: np.minimum(counts(n, z, s), 2),
+        lambda n, z, s: counts(n, z, 2),
+        lambda n, z, s: counts(n, 3, 2) if z == 3 else np.ones(n),
+        lambda n, z, s: np.array([len([i for i in range(0, n, s) if i <= j < i + z]) for j in range(n)]),
+        lambda n, z, s: counts(n, z, s)[: n - z + 1],
+        lambda n, z, s: counts(n, z, s) > 0],
+    "torch_alpha": [
+        lambda alpha, n: "0.0005",
+        lambda alpha, n: str(alpha * n),
+        lambda alpha, n: alpha,
+        lambda alpha, n: alpha / n,
+        lambda alpha, n: 5 * alpha,
+        lambda alpha, n: 5e-4,
+        lambda alpha, n: [alpha * n]],
+    "grey_levels": [
+        lambda values, vectors, alpha: shift(values, vectors.T, alpha),
+        lambda values, vectors, alpha: shift(values, vectors, alpha) / 255,
+        lambda values, vectors, alpha: shift(values, vectors, alpha) * 255,
+        lambda values, vectors, alpha: np.round(shift(values, vectors, alpha)),
+        lambda values, vectors, alpha: shift(np.sqrt(values), vectors, alpha),
+        lambda values, vectors, alpha: 255 * vectors @ alpha,
+        lambda values, vectors, alpha: np.abs(shift(values, vectors, alpha)),
+        lambda values, vectors, alpha: shift(values, vectors, alpha).sum()],
+    "pool_gradient": [
+        lambda x, g, z, s: gradient(x, g, z, s, step=2),
+        lambda x, g, z, s: gradient(np.abs(x), g, z, s),
+        lambda x, g, z, s: gradient(x, g, z, s, best=lambda w: max(range(len(w)), key=lambda i: (w[i] > 0) * w[i])),
+        lambda x, g, z, s: gradient(x, g, z, s, zeros=np.zeros_like),
+        lambda x, g, z, s: gradient(x, g, z, s, best=np.argmin),
+        lambda x, g, z, s: np.sign(gradient(x, g, z, s)),
+        lambda x, g, z, s: gradient(x, g, z, z),
+        lambda x, g, z, s: g],
+}
+RIGHT = {
+    "map_sides": [lambda s: [half(s), half(half(s)), half(half(half(s)))], lambda s: np.ceil(np.array([s / 2, s / 4, s / 8]))],
+    "times_read": [lambda n, z, s: counts(n, z, s).tolist(), lambda n, z, s: max_pool2d(np.repeat(np.eye(n)[:, None, :, None], z, 1), z, s).sum((1, 2, 3))],
+    "torch_alpha": [lambda alpha, n: n * alpha, lambda alpha, n: np.float32(alpha) * n],
+    "grey_levels": [lambda *a: shift(*a).tolist(), lambda values, vectors, alpha: sum(a * v * p for a, v, p in zip(alpha, values, vectors.T)) * 255],
+    "pool_gradient": [gradient, lambda x, g, z, s: tuple(float(sum(v for i, v in enumerate(g) if i * s + np.argmax(x[i * s : i * s + z]) == j)) for j in range(len(x)))],
+}
+
+
+@pytest.mark.parametrize("name", exercises.names)
+def test_an_exercise_refuses_wrong_answers_and_accepts_styles(name):
+    assert len(WRONG[name]) >= 5 and len(RIGHT[name]) == 2
+    for i, answer in enumerate(WRONG[name]):
+        with contextlib.redirect_stdout(io.StringIO()) as said: assert not check(name, answer), f"{name}: wrong answer {i} passes"
+        assert said.getvalue().startswith(f"✗ {name}: ") and "raised" not in said.getvalue(), said.getvalue()
+    for i, answer in enumerate(RIGHT[name]): assert check(name, answer), f"{name}: right answer {i} is refused"
+
+
+def test_a_rounded_answer_is_told_apart(capsys):
+    check("grey_levels", lambda *a: np.round(shift(*a)))
+    assert "rounding" in capsys.readouterr().out

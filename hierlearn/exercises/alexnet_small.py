@@ -16,39 +16,62 @@ check = exercises.check
 
 @exercises.check_for("map_sides")
 def _map_sides(answer):
-    expect(len(answer(32)) == 3, "return three numbers: the side after conv1, after pool1 and after pool2")
-    expect_close(answer(32), [16, 8, 4], "for 32 pixels: conv1 has stride 2 and 'same' padding, and so has each pooling")
-    expect_close(answer(65), [33, 17, 9], "try an odd side: with 'same' padding the size is rounded up, not down")
+    half = lambda side: (side + 1) // 2
+    expect(np.size(answer(32)) == 3, "return three sides: after conv1, after pool1, after pool2")
+    for side in (32, 65, 34, 36, 99, 7, 1):
+        wanted = half(side), half(half(side)), half(half(half(side)))
+        expect_close(answer(side), wanted, f"look at a side of {side} pixels, layer by layer: "
+                     "how many windows does 'same' padding make of it?")
 
 @exercises.check_for("times_read")
 def _times_read(answer):
-    expect_close(answer(6, 2, 2), [1, 1, 1, 1, 1, 1], "with z = s every input is read once")
-    expect_close(answer(6, 3, 2), [1, 1, 2, 1, 1, 0], "with z=3, s=2 on six inputs, look at the third and at the last one")
+    expect_close(answer(6, 2, 2), np.ones(6), "where z = s no input is read twice")
     rng = np.random.default_rng(0)
-    for n, z, s in zip(rng.integers(5, 20, 20), rng.integers(1, 6, 20), rng.integers(1, 5, 20)):
+    cases = zip(rng.integers(5, 20, 20), rng.integers(1, 6, 20), rng.integers(1, 5, 20))
+    for n, z, s in [(6, 3, 2), *cases]:
         counts = np.zeros(n)
         for start in range(0, n - z + 1, s): counts[start : start + z] += 1
-        expect_close(answer(int(n), int(z), int(s)), counts, f"right for the small cases; now look at n={n}, z={z}, s={s}")
+        expect_close(answer(int(n), int(z), int(s)), counts,
+                     f"write down the windows that fit for n={n}, z={z}, s={s}")
 
-# %% ../../nbs/28_alexnet_small_exercises.ipynb #6872cba4
 @exercises.check_for("torch_alpha")
 def _torch_alpha(answer):
-    expect_close(answer(1e-4, 5), 5e-4, "PyTorch divides its alpha by the window before it multiplies the sum")
-    expect_close(answer(2e-3, 7), 1.4e-2, "it depends on the window too: try n=7")
+    for alpha, n in ((1e-4, 5), (2e-3, 7), (0.5, 3)):
+        expect_close(answer(alpha, n), alpha * n, f"for alpha={alpha} and n={n}: put your "
+                     "number into PyTorch's formula and compare with the paper's", atol=1e-9)
 
 @exercises.check_for("grey_levels")
 def _grey_levels(answer):
-    values, vectors = np.array([0.17, 0.014, 0.003]), np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
-    alpha = np.array([0.1, -0.05, 0.2])
-    got = np.asarray(answer(values, vectors, alpha))
-    expect(got.shape == (3,), "the shift is one number for each channel: shape (3,)")
-    wanted = 255 * vectors @ (alpha * values)
-    expect(not np.allclose(got, 255 * vectors.T @ (alpha * values)), "the eigenvectors are the columns of the matrix: your product takes its rows")
-    expect(not np.allclose(got, wanted / 255), "that is the shift on the 0-1 scale; the question asks for grey levels of 0-255")
-    expect(not np.allclose(got, wanted * 255), "the scale enters once: it is a shift, not a variance")
-    expect_close(got, wanted, "weight each eigenvector by its alpha times its eigenvalue, and add them up")
+    values = np.array([0.17, 0.09, 0.05])
+    vectors = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    for alpha in np.array([[1.0, 0, 0], [0.3, -0.5, 0.8]]):
+        got = answer(values.copy(), vectors.copy(), alpha.copy())
+        wanted = 255 * vectors @ (alpha * values)
+        expect(np.shape(got) == (3,), "the shift is one number a channel: shape (3,)")
+        same = lambda other, atol=1e-6: np.allclose(got, other, atol=atol)
+        expect(not same(255 * vectors.T @ (alpha * values)),
+               "the eigenvectors are the columns of the matrix: your product takes its rows")
+        expect(not same(wanted / 255), "that is the shift on the scale 0-1, not in grey levels")
+        expect(not same(wanted * 255), "the scale enters once: a shift is no variance")
+        expect(same(wanted, 1e-3) or not same(wanted, 0.51), "right but for rounding")
+        expect_close(got, wanted, "with alpha = (1, 0, 0) the shift lies along the first "
+                     "eigenvector: how long is it, and what do the others add?")
 
 @exercises.check_for("pool_gradient")
 def _pool_gradient(answer):
-    expect_close(answer(np.array([2.0, 7, 1, 8, 2, 8]), np.array([1.0, 10, 100]), 2, 2), [0, 1, 0, 10, 0, 100], "each output's gradient belongs to the input that was largest in its window")
-    expect_close(answer(np.array([1.0, 2, 9, 3, 4]), np.array([1.0, 10]), 3, 2), [0, 0, 11, 0, 0], "where windows overlap, one input may be the largest of two: gradients add up")
+    rng = np.random.default_rng(0)
+    cases = [
+        ([2.0, 7, 1, 8, 2, 8.5], 2, 2, "each output looks at one input of its window: at which?"),
+        ([1.0, 2, 9, 3, 4], 3, 2, "where windows overlap, one input may win two of them"),
+        ([5.0, 1, 4, 2, 3, 0], 2, 1, "here the stride is 1"),
+        ([-3.0, -1, -2, -5], 2, 2, "here all inputs are below 0"),
+        ([-9.0, 4, -7, 5], 2, 2, "the largest is not the one farthest from 0")]
+    cases += [(rng.permutation(9) - 4, z, s, f"here x holds integers, z={z} and s={s}")
+              for z, s in ((2, 1), (2, 3), (3, 3), (4, 2), (1, 2))]
+    for x, z, s, hint in cases:
+        x = np.array(x)
+        g = rng.normal(size=(len(x) - z) // s + 1)
+        wanted = np.zeros(len(x))
+        for i, value in enumerate(g):
+            wanted[i * s + x[i * s : i * s + z].argmax()] += value
+        expect_close(answer(x.copy(), g.copy(), z, s), wanted, hint)
