@@ -7,10 +7,10 @@ __all__ = ['DATA', 'ARMS', 'TINY', 'QUICK', 'SHORT', 'CONFIGS', 'experiment', 'A
            'ExperimentConfig', 'prepare', 'train_alexnet_small', 'judge', 'read_report', 'stages', 'effects']
 
 # %% ../../nbs/26_alexnet_small_experiments.ipynb #e26a0008
-import functools
 import json
 import re
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import keras
@@ -67,7 +67,7 @@ class AlexNetSmallConfig:
 # name -> how to load it, and its taxonomy
 DATA = {
     "cifar10": (load_cifar10, Taxonomy.cifar10),
-    "shapes": (load_shapes, functools.partial(Taxonomy.from_groups, SHAPES_HIERARCHY)),
+    "shapes": (load_shapes, partial(Taxonomy.from_groups, SHAPES_HIERARCHY)),
 }
 # arm -> what it changes
 ARMS = {
@@ -116,7 +116,7 @@ CONFIGS = {
 }
 
 # %% ../../nbs/26_alexnet_small_experiments.ipynb #a07c3a8c
-@functools.cache
+@cache
 def _dataset(name): return DATA[name][0]()
 
 def prepare(
@@ -138,7 +138,7 @@ def prepare(
         if not config.color_std: return standardize(images, mean, std)
         shift = color_shift(pca, len(images), rng, config.color_std)
         return standardize(images, mean, std, shift)
-    normalize = functools.partial(standardize, mean=mean, std=std)
+    normalize = partial(standardize, mean=mean, std=std)
     return Task(
         data.name, data.digest, DATA[config.data][1](),
         Batches(images, labels, config.batch_size, augment, config.seed),
@@ -249,7 +249,7 @@ def stages(
     return (
         Stage("train", _train, config=train),
         Stage("evaluate", _evaluate, needs=("train",), config=train), *runs,
-        Stage("ablation", functools.partial(_collect, arms=arms), needs=tuple(arms),
+        Stage("ablation", partial(_collect, arms=arms), needs=tuple(arms),
               config=replace(config.ablation, base=base)))
 
 def _summary(config, records):

@@ -1,9 +1,9 @@
-"""Images a second of AlexNet-small's training step with TensorFlow's own local response normalisation and with ours.
+"""Images a second of AlexNet-small's training step: TensorFlow's own local response normalisation, ours, none.
 
-    python tests/benchmarks/bench_lrn.py [--rounds 7] [--steps 20]
+    python tests/benchmarks/bench_lrn.py [--rounds 7] [--steps 15]
 
-The variants take turns within one process, so that a change of the machine's speed meets all of them; medians are printed
-and written to nbs/results/bench_lrn.quick.json.
+Each variant is timed in float32 and in bfloat16. All take turns within one process, so that a change of the machine's speed
+meets all of them; medians are printed and written to nbs/results/bench_lrn.json.
 """
 import argparse
 import os
@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from hierlearn import alexnet_small
-from hierlearn.training import write_record
+from hierlearn.records import write_record
 
 BATCH = 128
 
@@ -44,12 +44,12 @@ def build(stock, lrn, precision):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=15)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     data = tf.data.Dataset.from_tensors((tf.constant(rng.normal(size=(BATCH, 32, 32, 3)), tf.float32), tf.constant(rng.integers(0, 10, BATCH)))).repeat()
-    variants = {"TensorFlow's op, float32": (True, True, "float32"), "TensorFlow's op, bfloat16 elsewhere": (True, True, "bfloat16"),
-                "ours, float32": (False, True, "float32"), "ours, bfloat16": (False, True, "bfloat16"), "no normalisation, float32": (False, False, "float32"), "no normalisation, bfloat16": (False, False, "bfloat16")}
+    kinds = {"TensorFlow's op": (True, True), "ours": (False, True), "no normalisation": (False, False)}
+    variants = {(kind, precision): (*how, precision) for kind, how in kinds.items() for precision in ("float32", "bfloat16")}
     models = {name: build(*how) for name, how in variants.items()}
     times = {name: [] for name in models}
     start = time.perf_counter()
@@ -59,11 +59,12 @@ def main():
             model.fit(data, steps_per_epoch=options.steps, epochs=1, verbose=0)
             if r: times[name].append(time.perf_counter() - begin)  # the first round compiles
     rate = {name: options.steps * BATCH / np.median(t) for name, t in times.items()}
-    stock = rate["TensorFlow's op, float32"]
-    rows = [{"name": name, "images_per_second": round(v, 1), "ratio": round(v / stock, 3)} for name, v in rate.items()]
-    for row in rows: print(f"{row['name']:38s} {row['images_per_second']:8.0f} images/s  {row['ratio']:.2f}")
-    write_record("bench_lrn", "quick", {"rows": rows, "rounds": options.rounds, "steps": options.steps, "batch": BATCH}, seconds=time.perf_counter() - start,
-                 precision="see rows", folder=Path(__file__).parents[2] / "nbs" / "results")
+    rows = [{"layer": kind, "precision": precision, "images_per_second": round(v, 1),
+             "ratio": round(v / rate["no normalisation", precision], 3)} for (kind, precision), v in rate.items()]
+    for row in rows: print(f"{row['layer']:18s} {row['precision']:9s} {row['images_per_second']:8.0f} images/s  {row['ratio']:.2f}")
+    settings = {"rounds": options.rounds, "steps": options.steps, "batch": BATCH}
+    write_record("bench_lrn", None, {"rows": rows}, settings, seed=0, seconds=time.perf_counter() - start,
+                 precision="float32 and bfloat16", folder=Path(__file__).parents[2] / "nbs" / "results")
 
 
 if __name__ == "__main__": main()
