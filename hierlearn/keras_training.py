@@ -5,21 +5,23 @@
 # %% auto #0
 __all__ = ['ScheduledDropout', 'FusedBatchNorm', 'fit']
 
-# %% ../nbs/12_keras_training.ipynb #57e3c405
-import warnings
+# %% ../nbs/12_keras_training.ipynb #0554e5c0
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from .basics import check_int, check_number, import_extra, import_torch, listed, shown
-from .batches import Batches, array_digest, check_step_functions, pair
-from .checkpoints import CheckpointError, CheckpointFolder, Progress, config_digest, random_state, set_random_state
+from .basics import (
+    check_choice, check_number, import_extra, import_torch, listed)
+from .batches import Batches, check_training
+from .checkpoints import (
+    CheckpointFolder, Progress, check_loss, random_state, refused, set_random_state)
 
-# %% ../nbs/12_keras_training.ipynb #5a3b12d1
+# %% ../nbs/12_keras_training.ipynb #d7fd7150
 import_extra("keras", "keras")  # one line where it is missing
 import keras
 from keras import ops
@@ -27,7 +29,7 @@ from keras import ops
 # %% ../nbs/12_keras_training.ipynb #1523dab8
 @keras.saving.register_keras_serializable(package="hierlearn")
 class ScheduledDropout(keras.layers.Layer):
-    "Dropout whose rate is a variable: `set_rate` takes effect at the next step, compiled or not."
+    "Dropout whose rate is a variable: `set_rate` takes effect at the next step."
     def __init__(
         self,
         rate: float = 0.0,  # share of units set to 0 in training, below 1
@@ -35,7 +37,8 @@ class ScheduledDropout(keras.layers.Layer):
         **kwargs,  # name and the like
     ):
         super().__init__(**kwargs)
-        self.initial_rate, self.seed = check_number(rate, "a dropout rate", low=0, below=1), seed
+        self.initial_rate = check_number(rate, "a dropout rate", low=0, below=1)
+        self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         constant = keras.initializers.Constant(self.initial_rate)
         self.rate = self.add_weight((), constant, dtype="float32", trainable=False, name="rate")
@@ -51,37 +54,40 @@ class ScheduledDropout(keras.layers.Layer):
         "(N, ...) -> (N, ...): where kept, divided by the share that is kept."
         if not training: return x
         keep = 1 - ops.convert_to_tensor(self.rate)
-        mask = keras.random.uniform(ops.shape(x), dtype="float32", seed=self.seed_generator) < keep
-        return ops.where(mask, x / ops.cast(keep, x.dtype), ops.zeros_like(x))
+        drawn = keras.random.uniform(ops.shape(x), dtype="float32", seed=self.seed_generator)
+        return ops.where(drawn < keep, x / ops.cast(keep, x.dtype), ops.zeros_like(x))
 
     def compute_output_shape(self, input_shape): return input_shape
-    def get_config(self): return {**super().get_config(), "rate": self.initial_rate, "seed": self.seed}
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.initial_rate, "seed": self.seed}
 
 # %% ../nbs/12_keras_training.ipynb #054b67aa
 @keras.saving.register_keras_serializable(package="hierlearn", name="BatchNormalization")
 class FusedBatchNorm(keras.layers.BatchNormalization):
-    "Batch norm over the last of four axes in one operation of the backend; else Keras' own way."
+    "Batch norm of (N, H, W, C) in one operation of the backend; else Keras' own way."
     def call(self, inputs, training=None, mask=None):
         "(N, H, W, C) -> (N, H, W, C)"
-        if mask is not None or not self._fits(inputs): return super().call(inputs, training, mask)
-        training = bool(training) and self.trainable  # a frozen layer keeps its statistics
-        gamma, beta, old_mean, old_variance = map(ops.convert_to_tensor, (
-            self.gamma, self.beta, self.moving_mean, self.moving_variance))
+        if mask is not None or not self._fits(inputs):
+            return super().call(inputs, training, mask)
+        training = bool(training) and self.trainable  # frozen: the statistics stay
+        statistics = self.moving_mean, self.moving_variance
+        numbers = map(ops.convert_to_tensor, (self.gamma, self.beta, *statistics))
         one = _tensorflow_norm if keras.backend.backend() == "tensorflow" else _torch_norm
-        outputs, mean, variance = one(
-            inputs, gamma, beta, old_mean, old_variance, self.epsilon, training)
-        if training:
-            share = self.momentum
-            self.moving_mean.assign(old_mean * share + mean * (1 - share))
-            self.moving_variance.assign(old_variance * share + variance * (1 - share))
+        outputs, *found = one(inputs, *numbers, self.epsilon, training)
+        if not training: return outputs
+        share = self.momentum
+        for old, new in zip(statistics, found):
+            old.assign(ops.convert_to_tensor(old) * share + new * (1 - share))
         return outputs
 
     def _fits(self, inputs):
-        usual = self.scale and self.center and not self.synchronized and self.axis in (-1, 3)
-        usual = usual and not getattr(self, "renorm", False) and len(inputs.shape) == 4
-        kinds = keras.backend.standardize_dtype(inputs.dtype), self.variable_dtype
-        kinds_fit = kinds in (("float32", "float32"), ("bfloat16", "float32"))
-        return usual and kinds_fit and keras.backend.backend() in ("tensorflow", "torch")
+        special = self.synchronized or getattr(self, "renorm", False)
+        usual = self.scale and self.center and not special and self.axis in (-1, 3)
+        kind = keras.backend.standardize_dtype(inputs.dtype)
+        kinds_fit = kind in ("float32", "bfloat16") and self.variable_dtype == "float32"
+        backend_fits = keras.backend.backend() in ("tensorflow", "torch")
+        return usual and len(inputs.shape) == 4 and kinds_fit and backend_fits
 
 FusedBatchNorm.__name__ = "BatchNormalization"
 
@@ -95,10 +101,12 @@ def _tensorflow_norm(x, gamma, beta, old_mean, old_variance, epsilon, training):
     size = ops.cast(ops.size(x) // x.shape[-1], "float32")
     return outputs, mean, variance * ((size - 1) / size)
 
+# %% ../nbs/12_keras_training.ipynb #798b2a55
 def _torch_norm(x, gamma, beta, old_mean, old_variance, epsilon, training):
     if training: old_mean = old_variance = None
+    x = ops.moveaxis(x, -1, 1)
     outputs, mean, scale = import_torch().native_batch_norm(
-        ops.moveaxis(x, -1, 1), gamma, beta, old_mean, old_variance, training, 0.0, epsilon)
+        x, gamma, beta, old_mean, old_variance, training, 0.0, epsilon)
     outputs = ops.moveaxis(outputs, 1, -1)
     if not training: return outputs, None, None
     return outputs, mean.detach(), scale.detach() ** -2 - epsilon
@@ -109,68 +117,65 @@ def fit(
     batches: Batches,  # training data
     validation: tuple | None,  # images as the model takes them, labels; None: none
     epochs: int,  # in all, those of an earlier part of the run included
-    schedule: Callable | None = None,  # step -> learning rate; None keeps the optimiser's
+    schedule: Callable | None = None,  # step -> learning rate; None: the optimiser's
     monitor: str = "val_accuracy",  # what the best epoch is best in
     checkpoints: str | Path | None = None,  # folder of the checkpoints; None keeps none
     config=None,  # the configuration, which guards the checkpoints
-    callbacks: list = (),  # more Keras callbacks; what they remember is in no checkpoint
+    callbacks: list = (),  # of Keras; what they remember is in no checkpoint
     progress: bool = True,  # draw a progress bar (on stderr)
-    dropout: Callable | None = None,  # step -> rate, or a rate for each `ScheduledDropout` layer
+    dropout: Callable | None = None,  # step -> rate(s) of the `ScheduledDropout` layers
     mode: str | None = None,  # "max" or "min" of the monitor is best; None: by its name
 ) -> dict[str, list]:  # measure -> value of each epoch, "seconds" too
-    "Train, resume where there is a checkpoint, and end with the weights of the best epoch."
-    validation = _check(model, batches, validation, epochs, schedule, monitor, callbacks, dropout)
+    "Train, resume where there is a checkpoint, and end with the best epoch's weights."
+    validation = _check(
+        model, batches, validation, epochs, monitor, callbacks, schedule, dropout)
     run = _Run(model, batches, epochs, schedule, dropout, Progress(monitor, mode))
-    first = run.resume(_folder(checkpoints, config, run, validation), callbacks)
-    run.bar = tqdm(total=epochs * len(batches), initial=first * len(batches), unit="step",
-                   disable=not progress, mininterval=1)
+    first = run.resume(checkpoints, config, validation, callbacks)
+    total, done = epochs * len(batches), first * len(batches)
+    run.bar = tqdm(total=total, initial=done, unit="step", disable=not progress, mininterval=1)
     with run.bar:
         if first < epochs: model.fit(
-            _source(model, batches, first * len(batches)), steps_per_epoch=len(batches),
-            initial_epoch=first, epochs=epochs, shuffle=False, verbose=0,
-            validation_data=validation, validation_batch_size=500,
-            callbacks=[_Before(run), *callbacks, _After(run)])
+            _source(model, batches, done), steps_per_epoch=len(batches), epochs=epochs,
+            initial_epoch=first, validation_data=validation, validation_batch_size=500,
+            shuffle=False, verbose=0, callbacks=[run.before(), *callbacks, run.after()])
     _assign(model.weights, run.progress.best)
     return run.progress.history
 
-# %% ../nbs/12_keras_training.ipynb #94f9d1c3
-class _Before(keras.callbacks.Callback):
-    # comes before all other callbacks: they go on where the streams were left
-    def __init__(self, run):
-        super().__init__()
-        self.run = run
-    def on_epoch_begin(self, epoch, logs=None): self.run.set_streams()
-    def on_train_batch_begin(self, batch, logs=None):
-        if batch == 0: self.run.set_streams()
-    def on_epoch_end(self, epoch, logs=None): self.run.set_streams()
-
-class _After(_Before):
-    # comes after all others, so that a callback that ends the training is seen by the checkpoint
-    def on_epoch_begin(self, epoch, logs=None): self.run.begin_epoch(epoch)
-    def on_train_batch_begin(self, batch, logs=None): self.run.begin_step(batch)
-    def on_train_batch_end(self, batch, logs=None): self.run.end_step(batch, logs)
-    def on_epoch_end(self, epoch, logs=None): self.run.end_epoch(epoch, logs)
-
-# %% ../nbs/12_keras_training.ipynb #309aa9fc
+# %% ../nbs/12_keras_training.ipynb #6c615609
 class _Run:
-    # one training: what its callbacks do, and the part of its state that no variable of the model holds
+    # a training: what its callbacks do, and the state that no variable holds
     def __init__(self, model, batches, epochs, schedule, dropout, progress):
-        self.model, self.batches, self.epochs, self.progress = model, batches, epochs, progress
+        self.model, self.batches, self.epochs = model, batches, epochs
+        self.progress, self.streams, self.folder, self.bar = progress, None, None, None
         self.schedule, self.dropout, self.rates = schedule, dropout, None
         self.layers = _dropout_layers(model, dropout)
-        self.folder, self.streams, self.epoch, self.seconds = None, None, 0, 0.0
         if not model.optimizer.built: model.optimizer.build(model.trainable_variables)
         self.variables = [*model.variables, *model.optimizer.variables]
+
+    def before(self):
+        # the first of all callbacks: the others go on where the streams were left
+        return keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: self.set_streams(),
+            on_train_batch_begin=lambda batch, logs: batch or self.set_streams(),
+            on_epoch_end=lambda epoch, logs: self.set_streams())
+
+    def after(self):
+        # the last, so that the checkpoint knows of a callback that ends the training
+        return keras.callbacks.LambdaCallback(
+            on_epoch_begin=self.begin_epoch, on_train_batch_begin=self.begin_step,
+            on_train_batch_end=self.end_step, on_epoch_end=self.end_epoch)
 
     def set_streams(self):
         if self.streams: set_random_state(self.streams)
 
-    def begin_epoch(self, epoch):
-        self.epoch, self.seconds, self.streams = epoch, time.perf_counter(), random_state()
+    def begin_epoch(self, epoch, logs):
+        self.epoch, self.start = epoch, time.perf_counter()
+        self.streams = random_state()
 
-    def begin_step(self, batch):
+    def begin_step(self, batch, logs):
         step = self.epoch * len(self.batches) + batch
-        if self.schedule: self.model.optimizer.learning_rate = float(self.schedule(step))
+        optimizer = self.model.optimizer
+        if self.schedule: optimizer.learning_rate = float(self.schedule(step))
         if self.dropout is None: return
         rates = np.broadcast_to(np.ravel(self.dropout(step)), len(self.layers)).tolist()
         if rates != self.rates:
@@ -179,19 +184,21 @@ class _Run:
 
     def end_step(self, batch, logs):
         self.bar.update()
+        if batch == 0:  # told now, not after the first epoch
+            names = [*logs, *(f"val_{name}" for name in logs)]
+            check_choice(self.progress.monitor, "monitor", names)
+        if batch % 50 == 0: check_loss(float(logs["loss"]), self.epoch)
         if batch == len(self.batches) - 1: self.streams = random_state()
-        if batch == 0: _check_monitor(self.progress, {*logs, *(f"val_{name}" for name in logs)})
-        if batch % 50 == 0: self.check_loss(logs)
 
     def end_epoch(self, epoch, logs):
-        self.check_loss(logs)
         values = {name: float(value) for name, value in logs.items()}
-        values["seconds"] = round(time.perf_counter() - self.seconds, 2)
-        if self.schedule: values["learning_rate"] = float(self.schedule((epoch + 1) * len(self.batches) - 1))
-        _check_monitor(self.progress, values)
-        self.progress.add(values, lambda: _arrays(self.model.weights))
-        shown = " ".join(f"{name}={values[name]:.3f}" for name in ("loss", self.progress.monitor))
-        self.bar.set_postfix_str(f"epoch {epoch + 1}/{self.epochs} {shown}")
+        check_loss(values["loss"], epoch)
+        values["seconds"] = round(time.perf_counter() - self.start, 2)
+        last = (epoch + 1) * len(self.batches) - 1
+        if self.schedule: values["learning_rate"] = float(self.schedule(last))
+        self.progress.add(values, weights=lambda: _arrays(self.model.weights))
+        monitor = self.progress.monitor
+        self.bar.set_postfix_str(f"epoch {epoch + 1}/{self.epochs} {monitor}={values[monitor]:.3f}")
         self.streams = random_state()
         if self.folder: self.folder.save(epoch, self.state())
 
@@ -199,100 +206,109 @@ class _Run:
         return {"variables": _arrays(self.variables), "progress": self.progress.state_dict(),
                 "streams": self.streams, "stopped": bool(self.model.stop_training)}
 
-    def resume(self, folder, callbacks):
-        self.folder = folder
-        found = folder and folder.load(self.epochs)
+    def resume(self, checkpoints, config, validation, callbacks):
+        # the epoch to go on with
+        if checkpoints is None: return 0
+        self.folder = CheckpointFolder(
+            checkpoints, config=config, data=self.batches.digest(validation),
+            schedule=self.schedule is not None, monitor=self.progress.monitor,
+            model=_outline(self.model))
+        self.folder.check_writable()
+        found = self.folder.load(self.epochs)
         if not found: return 0
         epoch, state = found
-        if [a.shape for a in state["variables"]] != [tuple(v.shape) for v in self.variables]:
-            raise CheckpointError(f"{folder.folder} holds another model; choose another folder or delete it")
+        shapes = [a.shape for a in state["variables"]], [tuple(v.shape) for v in self.variables]
+        if shapes[0] != shapes[1]: raise refused(self.folder.folder, "holds another model")
         _assign(self.variables, state["variables"])
         self.progress.load_state_dict(state["progress"])
         self.streams = state["streams"]
-        if epoch + 1 == self.epochs: return self.epochs
-        if state["stopped"]:
-            tqdm.write(f"a callback ended this training after epoch {epoch + 1}; to go on, choose another folder", file=sys.stderr)
-            return self.epochs
-        forgetful = {type(c).__name__ for c in callbacks} & {"EarlyStopping", "ReduceLROnPlateau", "ModelCheckpoint"}
-        if forgetful: warnings.warn(f"{listed(forgetful)} does not remember the epochs before this resume; what it does may differ from an uninterrupted run", stacklevel=3)
-        return epoch + 1
+        ended = _ended(epoch, self.epochs, state, callbacks)
+        return self.epochs if ended else epoch + 1
 
-    def check_loss(self, logs):
-        loss = float(logs.get("loss", 0.0))
-        if np.isfinite(loss): return
-        kept = f"the checkpoint of epoch {self.epoch} is kept" if self.folder and self.folder.files() else "no checkpoint was written"
-        raise FloatingPointError(f"the loss is {loss} in epoch {self.epoch + 1}; {kept}: lower the learning rate or look for bad values in the images")
+# %% ../nbs/12_keras_training.ipynb #ec286d4a
+def _ended(epoch, epochs, state, callbacks):
+    if epoch + 1 == epochs: return True
+    if state["stopped"]:
+        text = f"a callback ended this training after epoch {epoch + 1}"
+        tqdm.write(f"{text}; to go on, choose another folder", file=sys.stderr)
+        return True
+    names = {type(c).__name__ for c in callbacks}
+    forgetful = names & {"EarlyStopping", "ReduceLROnPlateau", "ModelCheckpoint"}
+    if forgetful:
+        text = f"{listed(forgetful)} does not remember the epochs before this resume"
+        warnings.warn(f"{text}; it may act otherwise than in an uninterrupted run", stacklevel=4)
+    return False
 
-def _arrays(variables): return [np.array(ops.convert_to_numpy(v)) for v in variables]  # copies: on torch it would be the weight itself
+def _arrays(variables):
+    # copies: on the torch backend the array would be the weight itself
+    return [np.array(ops.convert_to_numpy(v)) for v in variables]
 
 def _assign(variables, arrays):
-    for variable, array in zip(variables, arrays): variable.assign(ops.cast(ops.convert_to_tensor(array), variable.dtype))
+    for variable, array in zip(variables, arrays):
+        variable.assign(ops.cast(ops.convert_to_tensor(array), variable.dtype))
 
 def _source(model, batches, start):
-    # on several replicas of TensorFlow a plain generator would hand a whole batch to each; this one is cut into shares
-    if getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1) == 1: return batches.stream(start)
+    # a plain generator would hand a whole batch to each replica; this one is cut up
+    strategy = getattr(model, "distribute_strategy", None)
+    if getattr(strategy, "num_replicas_in_sync", 1) == 1: return batches.stream(start)
     tf = import_extra("tensorflow", "keras")
-    signature = tuple(tf.TensorSpec(np.shape(part), np.asarray(part).dtype) for part in batches.batch(start))
-    source = tf.data.Dataset.from_generator(lambda: batches.stream(start), output_signature=signature)
+    first = map(tf.constant, batches.batch(start))
+    like = tuple(map(tf.TensorSpec.from_tensor, first))
+    stream = lambda: batches.stream(start)
+    source = tf.data.Dataset.from_generator(stream, output_signature=like)
     return source.unbatch().batch(batches.batch_size, drop_remainder=True)
 
-# %% ../nbs/12_keras_training.ipynb #c924e8e4
-def _folder(checkpoints, config, run, validation):
-    if checkpoints is None: return None
-    data = run.batches.digest(), array_digest(*validation) if validation else None
-    folder = CheckpointFolder(
-        checkpoints, config=config, data=data, schedule=run.schedule is not None,
-        monitor=run.progress.monitor, model=_outline(run.model))
-    folder.check_writable()
-    return folder
-
 def _outline(model):
-    # layers and optimiser, names and learning rate left out: they differ between equal models
-    def simple(config):
-        return {k: v for k, v in config.items() if k not in ("name", "learning_rate", "build_config")
-                and (v is None or isinstance(v, (bool, int, float, str)))}
-    layers = [(type(layer).__name__, simple(layer.get_config())) for layer in model._flatten_layers(include_self=False)]
-    return [layers, type(model.optimizer).__name__, simple(model.optimizer.get_config())]
+    # layers and optimiser; names and learning rate differ between equal models
+    def simple(part):
+        return [type(part).__name__, {
+            key: value for key, value in part.get_config().items()
+            if key not in ("name", "learning_rate", "build_config")
+            and (value is None or isinstance(value, (bool, int, float, str)))}]
+    layers = model._flatten_layers(include_self=False)
+    return [simple(part) for part in [*layers, model.optimizer]]
 
 def _dropout_layers(model, dropout):
     if dropout is None: return []
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, ScheduledDropout)]
+    layers = [x for x in model._flatten_layers() if isinstance(x, ScheduledDropout)]
     if not layers: raise ValueError("dropout= needs layers of ScheduledDropout; the model has none")
-    rates = np.size(dropout(0))
+    rates, all_layers = np.size(dropout(0)), f"{len(layers)} layers of ScheduledDropout"
     if rates in (1, len(layers)): return layers
-    raise ValueError(f"dropout(0) gives {rates} rates for {len(layers)} layers of ScheduledDropout; give one, or one for each")
+    raise ValueError(f"dropout(0) gives {rates} rates for {all_layers}; give one, or one for each")
 
-def _check_monitor(progress, measured):
-    if progress.monitor in measured: return
-    raise ValueError(f"monitor={progress.monitor!r} is not measured; choose one of {', '.join(sorted(measured))}")
-
-# %% ../nbs/12_keras_training.ipynb #97fb3b1e
-def _check(model, batches, validation, epochs, schedule, monitor, callbacks, dropout):
-    # everything that can be told before the first step; gives validation as arrays
-    check_int(epochs, "epochs", 1)
-    check_step_functions(schedule=schedule, dropout=dropout)
-    if not hasattr(batches, "stream"): raise ValueError(f"batches must be Batches(images, labels, batch_size), got {shown(batches)}")
-    if validation is not None: validation = pair(validation, "validation")
-    elif monitor.startswith("val_"): raise ValueError(f"monitor={monitor!r} needs validation=(images, labels); monitor 'accuracy' or 'loss', or pass them")
-    _check_compiled(model, schedule, callbacks)
+# %% ../nbs/12_keras_training.ipynb #1a57e328
+def _check(model, batches, validation, epochs, monitor, callbacks, schedule, dropout):
+    validation = check_training(
+        batches, validation, epochs, monitor, schedule=schedule, dropout=dropout)
+    _check_compiled(model)
+    if schedule: _check_schedule(schedule, model.optimizer, callbacks)
     images = batches.batch(0)[0]
     if not model.built: model(images[:1])
-    wanted = model.input_shape if isinstance(getattr(model, "input_shape", None), tuple) else None
-    for name, x in (("training batches", images), *([("validation images", validation[0])] if validation else [])):
-        if wanted and (len(wanted) != np.ndim(x) or any(w not in (None, n) for w, n in zip(wanted[1:], np.shape(x)[1:]))):
-            raise ValueError(f"the {name} have the shape {np.shape(x)}, the model takes {wanted}; prepare them alike")
+    shape = getattr(model, "input_shape", None)
+    _check_shape("training batches", images, shape)
+    if validation: _check_shape("validation images", validation[0], shape)
     return validation
 
-def _check_compiled(model, schedule, callbacks):
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None: raise ValueError("the model is not compiled; call model.compile(optimizer, loss, metrics=['accuracy']) first")
+def _check_shape(name, images, wanted):
+    # models of several inputs have a list of shapes
+    if not isinstance(wanted, tuple): return
+    sizes = zip(wanted[1:], np.shape(images)[1:])
+    if len(wanted) == np.ndim(images) and all(w in (None, n) for w, n in sizes): return
+    shapes = f"have the shape {np.shape(images)}, the model takes {wanted}"
+    raise ValueError(f"the {name} {shapes}; prepare them alike")
+
+def _check_compiled(model):
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError("the model is not compiled; call model.compile(optimizer, loss, metrics)")
     if (getattr(model, "steps_per_execution", 1) or 1) != 1:
-        raise ValueError(f"compile the model with steps_per_execution=1, it has {model.steps_per_execution}: schedules go step by step")
-    if getattr(optimizer, "use_ema", False):
-        raise ValueError("fit ends with the weights of the best epoch, which would replace the averages of use_ema=True; leave it out")
-    if schedule is None: return
-    check_number(schedule(0), "schedule(0)", low=0, advice="give a learning rate for each step")
-    if isinstance(getattr(optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule):
-        raise ValueError("the optimizer has a schedule of its own; give it a number, or leave schedule= out")
+        raise ValueError("compile with steps_per_execution=1: schedules go step by step")
+    if getattr(model.optimizer, "use_ema", False):
+        raise ValueError("the best epoch's weights would replace the averages of use_ema; drop it")
+
+def _check_schedule(schedule, optimizer, callbacks):
+    check_number(schedule(0), "schedule(0)", low=0, advice="give a rate for each step")
+    own = keras.optimizers.schedules.LearningRateSchedule
+    if isinstance(getattr(optimizer, "_learning_rate", None), own):
+        raise ValueError("the optimizer has a schedule of its own; leave it or schedule= out")
     if any(isinstance(c, keras.callbacks.ReduceLROnPlateau) for c in callbacks):
-        raise ValueError("schedule= sets the learning rate at every step, so ReduceLROnPlateau has no effect; leave one of them out")
+        raise ValueError("ReduceLROnPlateau has no effect beside schedule=; leave one of them out")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TorchCheckpoint', 'image_tensor', 'label_tensor', 'autocast', 'predict', 'train_epoch', 'fit', 'FastaiCheckpoint']
 
-# %% ../nbs/13_torch_training.ipynb #f4824493
+# %% ../nbs/13_torch_training.ipynb #15e0d2f6
 import copy
 import os
 import time
@@ -15,26 +15,32 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .basics import check_choice, check_int, import_torch, listed, one_line, shown
-from .batches import Batches, array_digest, check_step_functions, pair
-from .checkpoints import CheckpointError, CheckpointFolder, Progress, check_stream, random_state, set_random_state
+from .basics import check_choice, import_torch, listed, one_line
+from .batches import Batches, check_training
+from hierlearn.checkpoints import (
+    CheckpointFolder, Progress, check_loss, check_stream, random_state, refused,
+    set_random_state)
 
-# %% ../nbs/13_torch_training.ipynb #5119df81
+# %% ../nbs/13_torch_training.ipynb #ad3c9e0c
 import_torch()  # one line where it is missing; safe after TensorFlow
 import torch
 
 # %% ../nbs/13_torch_training.ipynb #57c95df2
 class TorchCheckpoint:
-    "Checkpoints of a PyTorch loop: its parts and the random streams; the last two kept, no pickle."
+    "Checkpoints of a PyTorch loop: its parts and the random streams; no pickle."
     def __init__(
         self,
         folder: str | os.PathLike | CheckpointFolder,  # where the files are
         config=None,  # the configuration, which guards the checkpoints
-        **parts,  # model=, optimizer=, scheduler=, generator=, ...: whatever has a state
+        **parts,  # model=, optimizer=, generator=, ...: whatever has a state
     ):
-        if not isinstance(folder, CheckpointFolder): folder = CheckpointFolder(folder, config=config)
-        for part in parts.values(): _state(part)
-        self.folder, self.parts = folder, parts
+        made = isinstance(folder, CheckpointFolder)
+        self.folder = folder if made else CheckpointFolder(folder, config=config)
+        self.parts, _ = parts, [_state(part) for part in parts.values()]
+
+    def kinds(self) -> list[str]:
+        "Name and class of each part, which a checkpoint must match."
+        return sorted(f"{name}: {type(part).__name__}" for name, part in self.parts.items())
 
     def save(
         self,
@@ -42,73 +48,70 @@ class TorchCheckpoint:
         **info,  # numbers, strings, arrays, tensors, and lists and dicts of such
     ) -> None:
         "Write the checkpoint of a finished epoch."
-        parts = {name: (type(part).__name__, _state(part)) for name, part in self.parts.items()}
-        self.folder.save(epoch, {"parts": parts, "random": random_state(), "info": info})
+        parts = {name: _state(part) for name, part in self.parts.items()}
+        self.folder.save(epoch, {
+            "kinds": self.kinds(), "parts": parts, "random": random_state(), "info": info})
 
     def resume(
         self,
-        epochs: int | None = None,  # of the whole training; a checkpoint with more is refused
+        epochs: int | None = None,  # of the whole training; more are refused
     ) -> tuple[int, dict]:  # the epoch to go on with, the information of the last one
-        "Put every part into the state of the last checkpoint; (0, {}) where there is none."
+        "Put every part into the state of the last checkpoint; (0, {}) without one."
         self.folder.check_writable()
         found = self.folder.load(epochs)
         if found is None: return 0, {}
         epoch, state = found
-        _check_parts(self.folder.folder, state, self.parts)
+        kinds = state.get("kinds", ()) if isinstance(state, dict) else ()
+        if kinds != self.kinds():
+            cause = f"holds {listed(kinds) or 'no parts'}, not {listed(self.kinds())}"
+            raise refused(f"the checkpoint in {self.folder.folder}", cause)
         _set_parts(self.folder.folder, self.parts, state["parts"])
         set_random_state(state["random"])
         return epoch + 1, state["info"]
 
-# %% ../nbs/13_torch_training.ipynb #b516e37b
+# %% ../nbs/13_torch_training.ipynb #3cdfba7a
 def _state(part):
     for name in ("state_dict", "get_state", "getstate"):
         if hasattr(part, name): return getattr(part, name)()
     if isinstance(part, np.random.Generator): return part.bit_generator.state
-    raise ValueError(f"a {type(part).__name__} has no state that a checkpoint could hold; pass models, optimisers, generators")
+    what = f"a {type(part).__name__} has no state that a checkpoint could hold"
+    raise ValueError(f"{what}; pass models, optimisers, generators")
 
 def _set_state(part, state):
-    if isinstance(part, np.random.Generator): part.bit_generator.state = check_stream(state)
-    elif isinstance(part, np.random.RandomState): part.set_state(check_stream(state))
+    numpy = isinstance(part, (np.random.Generator, np.random.RandomState))
+    if numpy: state = check_stream(state)
+    if isinstance(part, np.random.Generator): part.bit_generator.state = state
     elif hasattr(part, "state_dict"): part.load_state_dict(state)
-    else: getattr(part, "set_state" if hasattr(part, "get_state") else "setstate")(state)
-
-def _check_parts(folder, state, parts):
-    advice = "choose another folder or delete it"
-    if not isinstance(state, dict) or "parts" not in state:
-        raise CheckpointError(f"the checkpoint in {folder} was not written by a TorchCheckpoint; {advice}")
-    names = [sorted(kinds) for kinds in (state["parts"], parts)]
-    if names[0] != names[1]:
-        raise CheckpointError(f"the checkpoint in {folder} holds {listed(names[0])}, not {listed(names[1])}; pass the same parts")
-    for name, part in parts.items():
-        kinds = state["parts"][name][0], type(part).__name__
-        if kinds[0] != kinds[1]: raise CheckpointError(f"the checkpoint in {folder} holds a {kinds[0]} as {name}, not a {kinds[1]}; {advice}")
+    else: (part.set_state if hasattr(part, "get_state") else part.setstate)(state)
 
 def _set_parts(folder, parts, states):
     before = {name: copy.deepcopy(_state(part)) for name, part in parts.items()}
     for name, part in parts.items():
-        try: _set_state(part, states[name][1])
-        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        try: _set_state(part, states[name])
+        except Exception as error:  # each kind of part has errors of its own
             for changed, earlier in before.items(): _set_state(parts[changed], earlier)
-            cause = f"the checkpoint in {folder} belongs to another {name} ({one_line(error, 60)})"
-            raise CheckpointError(f"{cause}; choose another folder or delete it") from error
+            cause = f"belongs to another {name} ({one_line(error, 60)})"
+            raise refused(f"the checkpoint in {folder}", cause) from error
 
-# %% ../nbs/13_torch_training.ipynb #7c1ddede
+# %% ../nbs/13_torch_training.ipynb #f3632c17
 def image_tensor(
     images: np.ndarray,  # (N, H, W, C), or of another number of axes
-    device: torch.device | str | None = None,  # None: the CPU, where nothing is copied
+    device: torch.device | None = None,  # None: the CPU, where nothing is copied
 ) -> torch.Tensor:  # (N, C, H, W), channels last in memory; else as it is
     "Images of NumPy as PyTorch takes them."
     x = torch.from_numpy(np.ascontiguousarray(images)).to(device)
     return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
 
+# %% ../nbs/13_torch_training.ipynb #90034e71
 def label_tensor(
     labels: np.ndarray,  # (N,) integers, or (N, classes) shares
-    device: torch.device | str | None = None,  # None: the CPU
+    device: torch.device | None = None,  # None: the CPU
 ) -> torch.Tensor:  # integers as int64, which PyTorch's losses want
     "Labels of NumPy as PyTorch takes them."
     kind = torch.int64 if np.issubdtype(labels.dtype, np.integer) else None
     return torch.as_tensor(labels, dtype=kind, device=device)
 
+# %% ../nbs/13_torch_training.ipynb #a117da5f
 def autocast(
     device: torch.device,  # of the model
     precision: str,  # of the products: "float32" or "bfloat16"
@@ -117,7 +120,7 @@ def autocast(
     half = check_choice(precision, "precision", ("float32", "bfloat16")) == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
-# %% ../nbs/13_torch_training.ipynb #e884975c
+# %% ../nbs/13_torch_training.ipynb #6a13eb0c
 @torch.inference_mode()
 def predict(
     model: torch.nn.Module,  # (N, C, H, W) -> (N, classes)
@@ -127,82 +130,75 @@ def predict(
 ) -> np.ndarray:  # (N, classes) float32 logits
     "What a model says in evaluation mode; afterwards it is in the mode that it was in."
     training, device = model.training, next(model.parameters()).device
+    parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     model.eval()
     try:
         with autocast(device, precision):
-            starts = range(0, len(images), batch_size)
-            parts = [model(image_tensor(images[i : i + batch_size], device)).float() for i in starts]
+            logits = [model(image_tensor(part, device)).float() for part in parts]
     finally: model.train(training)
-    return torch.cat(parts).cpu().numpy()
+    return torch.cat(logits).cpu().numpy()
 
-# %% ../nbs/13_torch_training.ipynb #e163c897
+# %% ../nbs/13_torch_training.ipynb #99e090d3
 def train_epoch(
     model: torch.nn.Module,  # (N, C, H, W) -> (N, classes) logits
     batches: Batches,  # images (N, H, W, C)
     epoch: int,  # counted from 0
-    optimizer: torch.optim.Optimizer,
-    schedule: Callable | None = None,  # step -> learning rate; None keeps the optimiser's
+    optimizer: torch.optim.Optimizer,  # of the model's parameters
+    schedule: Callable | None = None,  # step -> learning rate; None: the optimiser's
     precision: str = "float32",  # of the products: "float32" or "bfloat16"
-    loss: Callable = torch.nn.functional.cross_entropy,  # (logits, labels) -> mean loss
+    loss: Callable = torch.nn.functional.cross_entropy,  # (logits, labels) -> mean
     after_step: Callable = lambda: None,  # called after each step
 ) -> dict[str, float]:  # loss, accuracy: means over the epoch
     "All steps of an epoch; `FloatingPointError` where the loss is no number any more."
-    device, total, right = next(model.parameters()).device, 0.0, 0
+    device, steps, total, right = next(model.parameters()).device, len(batches), 0, 0
     model.train()
-    for step in range(epoch * len(batches), (epoch + 1) * len(batches)):
-        for group in optimizer.param_groups if schedule else (): group["lr"] = float(schedule(step))
+    for step in range(epoch * steps, (epoch + 1) * steps):
+        for group in optimizer.param_groups if schedule else (): group["lr"] = schedule(step)
         images, labels = batches.batch(step)
-        labels = label_tensor(labels, device)
-        with autocast(device, precision): logits = model(image_tensor(images, device))
+        images, labels = image_tensor(images, device), label_tensor(labels, device)
+        with autocast(device, precision): logits = model(images)
         value = loss(logits.float(), labels)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-        total, right = total + value.detach().double(), right + (logits.argmax(1) == labels).sum()
-        if step % 50 == 0: _check_loss(total, epoch)
+        total = total + value.detach().double()
+        right = right + (logits.argmax(1) == labels).sum()
+        if step % 50 == 0: check_loss(float(total), epoch)
         after_step()
-    _check_loss(total, epoch)
-    steps = len(batches)
-    return {"loss": float(total) / steps, "accuracy": int(right) / (steps * batches.batch_size)}
+    check_loss(float(total), epoch)
+    return {"loss": float(total) / steps, "accuracy": int(right) / steps / batches.batch_size}
 
-# %% ../nbs/13_torch_training.ipynb #2bb80ac5
-def _check_loss(total, epoch):
-    if np.isfinite(float(total)): return
-    raise FloatingPointError(f"the loss is {float(total)} in epoch {epoch + 1}; earlier checkpoints are kept: lower the learning rate or look for bad values in the images")
-
-def _measure(model, validation, precision, loss):
-    logits, labels = torch.from_numpy(predict(model, validation[0], precision)), label_tensor(validation[1])
-    right = (logits.argmax(1) == labels).double().mean()
-    return {"val_loss": float(loss(logits, labels)), "val_accuracy": float(right)}
-
-def _copy(model): return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-# %% ../nbs/13_torch_training.ipynb #441034e2
+# %% ../nbs/13_torch_training.ipynb #b4e18110
 def fit(
     model: torch.nn.Module,  # (N, C, H, W) -> (N, classes) logits
     batches: Batches,  # training data, images (N, H, W, C)
     validation: tuple | None,  # images as the model takes them, labels; None: none
     epochs: int,  # in all, those of an earlier part of the run included
-    optimizer: torch.optim.Optimizer,
-    schedule: Callable | None = None,  # step -> learning rate; None keeps the optimiser's
+    optimizer: torch.optim.Optimizer,  # of the model's parameters
+    schedule: Callable | None = None,  # step -> learning rate; None: the optimiser's
     precision: str = "float32",  # of the products: "float32" or "bfloat16"
-    checkpoints: str | os.PathLike | None = None,  # folder of the checkpoints; None: none
+    checkpoints: str | os.PathLike | None = None,  # their folder; None keeps none
     config=None,  # the configuration, which guards the checkpoints
     monitor: str = "val_accuracy",  # what the best epoch is best in
     progress: bool = True,  # draw a progress bar (on stderr)
-    loss: Callable = torch.nn.functional.cross_entropy,  # (logits, labels) -> mean loss
+    loss: Callable = torch.nn.functional.cross_entropy,  # (logits, labels) -> mean
     mode: str | None = None,  # "max" or "min" of the monitor is best; None: by its name
-) -> dict[str, list]:  # measure -> value of each epoch, "seconds" and "learning_rate" too
-    "Train, resume where there is a checkpoint, and end with the weights of the best epoch."
-    validation = _check(batches, validation, epochs, schedule, monitor)
-    curves = Progress(monitor, mode)
-    checkpoint = _checkpoint(checkpoints, config, batches, validation, schedule, curves, model, optimizer)
-    first, _ = checkpoint.resume(epochs) if checkpoint else (0, {})
-    with tqdm(total=epochs * len(batches), initial=first * len(batches), unit="step",
-              disable=not progress, mininterval=1) as bar:
+) -> dict[str, list]:  # measure -> value of each epoch, "seconds" too
+    "Train, resume where there is a checkpoint, and end with the best epoch's weights."
+    validation = check_training(batches, validation, epochs, monitor, schedule=schedule)
+    check_choice(monitor, "monitor", _MEASURES if validation else _MEASURES[:2])
+    curves, first = Progress(monitor, mode), 0
+    checkpoint = checkpoints is not None and TorchCheckpoint(
+        _folder(checkpoints, config, batches, validation, schedule, monitor),
+        model=model, optimizer=optimizer, progress=curves)
+    if checkpoint: first, _ = checkpoint.resume(epochs)
+    bar = tqdm(total=epochs * len(batches), initial=first * len(batches), unit="step",
+               disable=not progress, mininterval=1)
+    with bar:
         for epoch in range(first, epochs):
             start = time.perf_counter()
-            values = train_epoch(model, batches, epoch, optimizer, schedule, precision, loss, bar.update)
+            values = train_epoch(
+                model, batches, epoch, optimizer, schedule, precision, loss, bar.update)
             if validation: values |= _measure(model, validation, precision, loss)
             values["seconds"] = round(time.perf_counter() - start, 2)
             values["learning_rate"] = float(optimizer.param_groups[0]["lr"])
@@ -212,29 +208,28 @@ def fit(
     model.load_state_dict(curves.best)
     return curves.history
 
-# %% ../nbs/13_torch_training.ipynb #6967bb6b
-_MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
+# %% ../nbs/13_torch_training.ipynb #af8c6322
+_MEASURES = "loss", "accuracy", "val_loss", "val_accuracy"
 
-def _check(batches, validation, epochs, schedule, monitor):
-    check_int(epochs, "epochs", 1)
-    check_step_functions(schedule=schedule)
-    if not hasattr(batches, "stream"): raise ValueError(f"batches must be Batches(images, labels, batch_size), got {shown(batches)}")
-    measured = _MEASURES if validation is not None else _MEASURES[:2]
-    check_choice(monitor, "monitor", measured)
-    return None if validation is None else pair(validation, "validation")
+def _folder(checkpoints, config, batches, validation, schedule, monitor):
+    return CheckpointFolder(
+        checkpoints, config=config, data=batches.digest(validation), monitor=monitor,
+        schedule=schedule is not None)
 
-def _checkpoint(checkpoints, config, batches, validation, schedule, curves, model, optimizer):
-    if checkpoints is None: return None
-    data = batches.digest(), array_digest(*validation) if validation else None
-    folder = CheckpointFolder(
-        checkpoints, config=config, data=data, schedule=schedule is not None, monitor=curves.monitor)
-    return TorchCheckpoint(folder, model=model, optimizer=optimizer, progress=curves)
+def _measure(model, validation, precision, loss):
+    logits = torch.from_numpy(predict(model, validation[0], precision))
+    labels = label_tensor(validation[1])
+    right = (logits.argmax(1) == labels).double().mean()
+    return {"val_loss": float(loss(logits, labels)), "val_accuracy": float(right)}
+
+def _copy(model):
+    return {name: x.detach().clone() for name, x in model.state_dict().items()}
 
 # %% ../nbs/13_torch_training.ipynb #9d68b6a5
 class FastaiCheckpoint:
-    "A fastai callback: checkpoint after each epoch, exact resume when the same training is run again, best weights at the end. The second fit with it (that of `fine_tune`, for one) has its checkpoints in `fit-1` below the folder, and so on."
-    name, order = "exact_resume", 65  # after Recorder (50) and the trackers (60), whose changes belong to the epoch
-    learn = None  # fastai sets it
+    "fastai callback: a checkpoint each epoch, exact resume, the best epoch's weights."
+    name, learn = "exact_resume", None  # fastai asks for the one and sets the other
+    order = 65  # after Recorder (50) and trackers (60), which belong to the epoch
 
     def __init__(
         self,
@@ -242,12 +237,11 @@ class FastaiCheckpoint:
         config=None,  # the configuration, which guards the checkpoints
         monitor: str = "valid_loss",  # what the best epoch is best in
         restore_best: bool = True,  # end with the weights of the best epoch
-        mode: str | None = None,  # "max" or "min" of the monitor is best; None: by its name
+        mode: str | None = None,  # "max" or "min" of it is best; None: by its name
     ):
         self.folder, self.config, self.restore_best = Path(folder), config, restore_best
-        self.monitor, self.mode = monitor, mode
-        self.fits, self.store, self.found = 0, None, None  # fits that are finished, folder of this one, what it goes on from
-        Progress(monitor, mode)
+        self.progress = lambda: Progress(monitor, mode)
+        self.monitor, self.fits, self.store, _ = monitor, 0, None, self.progress()
 
     def __call__(
         self,
@@ -256,77 +250,87 @@ class FastaiCheckpoint:
         "What fastai calls at each event."
         if method := getattr(self, event, None): method()
 
-    def before_fit(self):
-        "Look for a checkpoint; ValueError for what cannot go on exactly."
-        self.store = None
-        if hasattr(self.learn, "lr_finder") or hasattr(self.learn, "gather_preds"): return
-        recorder, names = self.learn.recorder, [type(c).__name__ for c in self.learn.cbs]
-        check_choice(self.monitor, "monitor", recorder.metric_names[1:])
-        if "SaveModelCallback" in names:
-            raise ValueError("SaveModelCallback would save skipped epochs of a resumed run; FastaiCheckpoint keeps the best weights itself, leave it out")
-        self.column, self.progress = list(recorder.metric_names).index(self.monitor) - 1, Progress(self.monitor, self.mode)
-        optimizer = getattr(self.learn.opt_func, "__name__", type(self.learn.opt_func).__name__)
-        folder = self.folder / f"fit-{self.fits}" if self.fits else self.folder
-        self.store = CheckpointFolder(folder, config=self.config, monitor=self.monitor, optimizer=optimizer)
-        self.store.check_writable()
-        self.found = self.store.load(self.learn.n_epoch)
-        self.first, self.rows = (self.found[0] + 1, self.found[1]["values"]) if self.found else (0, [])
-        # states that do not change before the first epoch that runs; the rest is set when that one begins
-        if self.first == self.learn.n_epoch: self.set_state()
+    def before_fit(self) -> None:
+        "Look for a checkpoint; `ValueError` for a fit that cannot go on exactly."
+        learn, self.store = self.learn, None
+        if hasattr(learn, "lr_finder") or hasattr(learn, "gather_preds"): return
+        check_choice(self.monitor, "monitor", learn.recorder.metric_names[1:])
+        if any(type(c).__name__ == "SaveModelCallback" for c in learn.cbs):
+            cause = "SaveModelCallback would save skipped epochs of a resumed run"
+            raise ValueError(f"{cause}; FastaiCheckpoint keeps the best weights itself, drop it")
+        optimizer = getattr(learn.opt_func, "__name__", type(learn.opt_func).__name__)
+        folder = CheckpointFolder(
+            self.folder / f"fit-{self.fits}" if self.fits else self.folder,
+            config=self.config, monitor=self.monitor, optimizer=optimizer)
+        self.curves = self.progress()
+        streams = {f"loader{i}": _Stream(x) for i, x in enumerate(learn.dls.loaders)}
+        self.store = TorchCheckpoint(
+            folder, model=learn.model, optimizer=_Optimizer(learn.opt),
+            progress=self.curves, **streams)
+        folder.check_writable()
+        found = folder.load(learn.n_epoch)
+        self.first, self.waits = found[0] + 1 if found else 0, found is not None
+        self.rows = found[1]["info"]["values"] if found else []
+        # what does not change before the first epoch that runs; else it is set there
+        if self.first == learn.n_epoch: self.before_train()
 
-    def before_epoch(self):
+    def before_epoch(self) -> None:
         "Skip an epoch that is in the checkpoint."
         if not self.store or self.learn.epoch >= self.first: return
         from fastai.learner import CancelEpochException
-        self.learn.recorder.log += self.rows[self.learn.epoch]  # what the epoch gave when it ran: the trackers count it again
+        # what the epoch gave when it ran: the trackers count it again
+        self.learn.recorder.log += self.rows[self.learn.epoch]
         raise CancelEpochException
 
-    def before_train(self):
+    def before_train(self) -> None:
         "The first epoch that runs begins with everything as the one before left it."
-        if self.store and self.found: self.set_state()
+        if not self.store or not self.waits: return
+        from fastcore.foundation import L
+        recorder, self.waits = self.learn.recorder, False
+        _, info = self.store.resume()
+        for name in ("lrs", "losses", "iters"): setattr(recorder, name, info[name])
+        recorder.values = [L(row) for row in info["values"]]
+        recorder.smooth_loss.count, recorder.smooth_loss.val = info["smooth"]
+        self.learn.train_iter = info["train_iter"]
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         "Write the checkpoint."
-        if not self.store or self.learn.epoch < self.first: return
-        row = [float(v) for v in self.learn.recorder.values[-1]]
-        if not np.isfinite(row[0]): raise FloatingPointError(f"the loss is not finite in epoch {self.learn.epoch + 1}; earlier checkpoints are kept: lower the learning rate")
-        self.progress.add({self.monitor: row[self.column]}, weights=lambda: _copy(self.learn.model))
-        self.store.save(self.learn.epoch, self.state())
+        recorder, epoch = self.learn.recorder, self.learn.epoch
+        if not self.store or epoch < self.first: return
+        values = [[float(value) for value in row] for row in recorder.values]
+        check_loss(values[-1][0], epoch)
+        measures = dict(zip(recorder.metric_names[1:], values[-1]))
+        measures = {self.monitor: measures[self.monitor]}
+        self.curves.add(measures, weights=lambda: _copy(self.learn.model))
+        smooth = recorder.smooth_loss.count, recorder.smooth_loss.val
+        self.store.save(
+            epoch, values=values, smooth=smooth, train_iter=self.learn.train_iter,
+            lrs=recorder.lrs, losses=list(recorder.losses), iters=recorder.iters)
 
-    def after_fit(self):
+    def after_fit(self) -> None:
         "The best weights; the next fit has a folder of its own."
         if not self.store: return
         self.fits += 1
-        if self.restore_best and self.progress.best: self.learn.model.load_state_dict(self.progress.best)
+        best = self.curves.best if self.restore_best else None
+        if best: self.learn.model.load_state_dict(best)
 
-    def state(self):
-        "Everything that the next epoch depends on."
-        learn, recorder = self.learn, self.learn.recorder
-        return {"model": learn.model.state_dict(), "opt": learn.opt.state_dict(), "progress": self.progress.state_dict(), "random": random_state(),
-                "loaders": [loader.rng.getstate() for loader in learn.dls.loaders], "train_iter": learn.train_iter,
-                "values": [[float(v) for v in row] for row in recorder.values], "smooth": (recorder.smooth_loss.count, recorder.smooth_loss.val),
-                **{name: list(getattr(recorder, name)) for name in ("lrs", "losses", "iters")}}
+class _Stream:
+    # a loader of fastai makes a new stream at each epoch
+    def __init__(self, loader): self.loader = loader
+    def getstate(self): return self.loader.rng.getstate()
+    def setstate(self, state): self.loader.rng.setstate(state)
 
-    def set_state(self):
-        "Put everything into the state of the checkpoint."
-        from fastcore.foundation import L
-        state, self.found, learn, recorder = self.found[1], None, self.learn, self.learn.recorder
-        try:
-            learn.model.load_state_dict(state["model"])
-            learn.opt.load_state_dict(_moved(state["opt"], learn.opt, L))
-        except (RuntimeError, AssertionError, LookupError) as error:
-            raise CheckpointError(f"the checkpoint in {self.store.folder} belongs to another model or optimiser; choose another folder or delete it") from error
-        for name in ("lrs", "losses", "iters"): setattr(recorder, name, state[name])
-        recorder.values = [L(v) for v in state["values"]]
-        recorder.smooth_loss.count, recorder.smooth_loss.val = state["smooth"]
-        learn.train_iter = state["train_iter"]
-        self.progress.load_state_dict(state["progress"])
-        for loader, rng in zip(learn.dls.loaders, state["loaders"]): loader.rng.setstate(rng)
-        set_random_state(state["random"])  # last: what is above may draw
+class _Optimizer:
+    # fastai's optimisers want lists of their own kind, and tensors where the parameters
+    # are; PyTorch's, which fastai wraps, see to that themselves
+    def __init__(self, optimizer):
+        self.state_dict, self.optimizer = optimizer.state_dict, optimizer
 
-def _moved(state, optimizer, L):
-    # fastai's optimisers want lists of their own kind, and tensors where the parameters are; PyTorch's see to that themselves
-    if not (isinstance(state["state"], list) and isinstance(state["hypers"], list)): return state
-    def move(x, p): return x.to(p.device) if isinstance(x, torch.Tensor) else x
-    moved = [{k: move(v, p) for k, v in s.items()} for (p, *_), s in zip(optimizer.all_params(), state["state"])]
-    return {**state, "state": moved, "hypers": L(state["hypers"])}
+    def load_state_dict(self, state):
+        if isinstance(state["state"], list) and isinstance(state["hypers"], list):
+            from fastcore.foundation import L
+            def move(x, p): return x.to(p.device) if isinstance(x, torch.Tensor) else x
+            moved = [{key: move(x, p) for key, x in part.items()}
+                     for (p, *_), part in zip(self.optimizer.all_params(), state["state"])]
+            state = {**state, "state": moved, "hypers": L(state["hypers"])}
+        self.optimizer.load_state_dict(state)

@@ -137,7 +137,7 @@ def loop_run(folder):
     history = torch_training.fit(net, batches_of, (images.astype("float32") / 255, labels), EPOCHS, optimizer, batches.one_cycle_schedule(0.1, EPOCHS * STEPS), "bfloat16",
                                  folder, {"epochs": EPOCHS}, progress=False)
     parts = checkpoints.load_checkpoint(max(Path(folder).glob("*.ckpt")))["state"]["parts"]
-    state = [t.float().numpy() for t in [*net.state_dict().values(), *parts["model"][1].values(), *(s["momentum_buffer"] for s in parts["optimizer"][1]["state"].values())]]
+    state = [t.float().numpy() for t in [*net.state_dict().values(), *parts["model"].values(), *(s["momentum_buffer"] for s in parts["optimizer"]["state"].values())]]
     return digest(state, {k: v for k, v in history.items() if k != "seconds"})
 
 

@@ -33,14 +33,14 @@ def test_torch_parts(tmp_path):
     assert first == 1 and info["loss"] == 1 and info["table"] == {0: (1, 2)} and torch.equal(info["t"], torch.ones(2))
     assert (rng.random(), old.rand(), python.random(), torch.rand(())) == drawn and parts["progress"].history == {"loss": [1.0]}
     other = parts | {"optimizer": torch.optim.SGD(net.parameters(), 0.1)}
-    with pytest.raises(CheckpointError, match="holds a Adam as optimizer, not a SGD"): TorchCheckpoint(tmp_path, **other).resume()
-    with pytest.raises(CheckpointError, match="pass the same parts"): TorchCheckpoint(tmp_path, model=net).resume()
+    with pytest.raises(CheckpointError, match="holds .*optimizer: Adam.*, not .*optimizer: SGD"): TorchCheckpoint(tmp_path, **other).resume()
+    with pytest.raises(CheckpointError, match="holds model: Linear.*, not model: Linear;"): TorchCheckpoint(tmp_path, model=net).resume()
     with pytest.raises(CheckpointError, match="belongs to another model"): TorchCheckpoint(tmp_path, **parts | {"model": torch.nn.Linear(3, 2)}).resume()
     with pytest.raises(CheckpointError, match="another config"): TorchCheckpoint(tmp_path, {"lr": 1}, **parts).resume()
     with pytest.raises(ValueError, match="has no state"): TorchCheckpoint(tmp_path, model=None)
     with pytest.raises(ValueError, match="cannot hold"): pack_state({"x": object()})
     CheckpointFolder(tmp_path / "four", config=None).save(0, {})
-    with pytest.raises(CheckpointError, match="not written by a TorchCheckpoint"): TorchCheckpoint(tmp_path / "four", model=net).resume()
+    with pytest.raises(CheckpointError, match="holds no parts, not model: Linear"): TorchCheckpoint(tmp_path / "four", model=net).resume()
 
 
 def test_all_parts_or_none(tmp_path):
@@ -82,7 +82,7 @@ def test_a_crafted_random_state_cannot_crash_a_resume(place, tmp_path):
         np.random.random(9000), checkpoint.parts["rng"].random(9000)
         """)
     spoils = (lambda state: state["random"].update(numpy=("MT19937", np.zeros(624, "uint32"), place, 0, 0.0)),
-              lambda state: state["parts"]["rng"][1]["state"].update(pos=place))
+              lambda state: state["parts"]["rng"]["state"].update(pos=place))
     for number, spoil in enumerate(spoils):
         folder = tmp_path / str(number)
         TorchCheckpoint(folder, model=torch.nn.Linear(2, 2), rng=np.random.Generator(np.random.MT19937(0))).save(0)
@@ -183,7 +183,7 @@ def test_what_fit_refuses(tmp_path):
     with pytest.raises(CheckpointError, match="belongs to another model"): run(2, tmp_path / "a", net=torch.nn.Sequential(torch.nn.Conv2d(3, 3, 8), torch.nn.Flatten()))
     run(2, tmp_path / "a")
     with pytest.raises(CheckpointError, match="has 2 epochs, more than epochs=1"): run(1, tmp_path / "a")
-    cases = {"precision must be one of float32, bfloat16": lambda: run(1, precision="half"), "monitor must be one of loss, accuracy, val_loss": lambda: run(1, monitor="val_acuracy"),
+    cases = {"precision must be one of float32, bfloat16": lambda: run(1, precision="half"), "monitor must be one of loss, accuracy, val_loss.*near: val_accuracy": lambda: run(1, monitor="val_acuracy"),
              "epochs must be": lambda: run(0), "schedule must be a function": lambda: run(1, schedule=0.1), "mode must be": lambda: run(1, mode="best")}
     for text, bad in cases.items():
         with pytest.raises(ValueError, match=text) as error: bad()
@@ -191,7 +191,7 @@ def test_what_fit_refuses(tmp_path):
     net = small_net()
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     with pytest.raises(ValueError, match="batches must be Batches"): fit(net, (images, labels), None, 1, optimizer, monitor="loss", progress=False)
-    with pytest.raises(ValueError, match="monitor must be one of loss, accuracy,"): fit(net, Batches(images, labels, 8), None, 1, optimizer, progress=False)
+    with pytest.raises(ValueError, match="needs validation"): fit(net, Batches(images, labels, 8), None, 1, optimizer, progress=False)
     with pytest.raises(ValueError, match="validation: 16 images but 3 labels"): fit(net, Batches(images, labels, 8), (images, labels[:3]), 1, optimizer, progress=False)
     with pytest.raises(FloatingPointError, match="the loss is nan in epoch 2") as error:
         fit(net, Batches(images, labels, 8, lambda x, rng: x), None, 3, optimizer, lambda step: 0.1 if step < 1 else float("inf"), monitor="loss", checkpoints=tmp_path / "b", progress=False)
