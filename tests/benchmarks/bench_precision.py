@@ -13,7 +13,8 @@ import numpy as np
 
 from hierlearn.checkpoints import config_digest
 from hierlearn.experiments.six_layer import SixLayerConfig, prepare, train_torch
-from hierlearn.runs import Job, write_record
+from hierlearn.records import write_record
+from hierlearn.runs import Job
 
 RESULTS = Path(__file__).resolve().parents[2] / "nbs" / "results"
 ARMS = ("bfloat16", "float32")

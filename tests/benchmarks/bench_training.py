@@ -41,7 +41,7 @@ def measure(steps, rounds):
     from hierlearn.keras_training import FusedBatchNorm
     from hierlearn.models import build_six_layer_net
     from hierlearn.preprocessing import channel_statistics, random_crop, random_flip, standardize
-    from hierlearn.runs import describe_precision
+    from hierlearn.records import describe_precision
     from hierlearn.shapes import load_shapes
     data = load_shapes(2048, 256)
     mean, std = channel_statistics(data.train.images)
@@ -152,7 +152,7 @@ def main():
         rows |= found["rows"]
         products.append(found["precision"])
     for name, row in rows.items(): print(f"{name}:", "  ".join(f"{key}={value}" for key, value in row.items()))
-    from hierlearn.runs import write_record
+    from hierlearn.records import write_record
     write_record("bench_training", None, rows, {"steps": given.steps, "rounds": given.rounds}, *found["data"], seconds=time.perf_counter() - start,
                  precision=" and ".join(sorted({p["precision"] for p in products})), folder=given.results, platform=platform.platform(), products=products,
                  how="medians over the steps of all rounds, variants in turn; each backend in its own process")
