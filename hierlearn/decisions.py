@@ -6,151 +6,178 @@
 __all__ = ['AGGREGATION_RULES', 'node_probabilities', 'softmax', 'aggregate', 'conditional_risk', 'crm', 'top_down', 'back_off',
            'BackOffCurve', 'accuracy_specificity_curve']
 
-# %% ../nbs/07_decisions.ipynb #df9743f0
+# %% ../nbs/07_decisions.ipynb #503e6b3c
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from .metrics import _as_matrix, _blocks, _check_k, _check_labels, _node_numbers, _node_probs, _tables, _top_k
+from .basics import check_choice, check_int, check_number, listed, shown
+from .metrics import (
+    _blocks, _labels, _matrix, _node_numbers, _node_probs, _tables, _top_k)
 from .taxonomy import Taxonomy
 
-# %% ../nbs/07_decisions.ipynb #67fe951b
+# %% ../nbs/07_decisions.ipynb #48dc00c5
 def node_probabilities(
     taxonomy: Taxonomy,  # L leaves
     probs: np.ndarray,  # (N, L), rows sum to 1
     nodes: Sequence[str],  # G names of nodes
 ) -> np.ndarray:  # (N, G)
     "Probability of each node: the sum of probs (N, L) over the leaves below it."
-    probs, tables = _as_matrix(probs, 'probs', len(taxonomy)), _tables(taxonomy)
-    if isinstance(nodes, str) or not len(nodes): raise ValueError(f"nodes must be a non-empty list of node names, got {nodes!r}; write ['animal'], for instance")
-    member = tables.member[:, tables.column[_node_numbers(taxonomy, np.array(nodes, object), 'nodes')]]
+    probs, tables = _matrix(probs, "probs", len(taxonomy)), _tables(taxonomy)
+    if isinstance(nodes, str) or not len(nodes):
+        raise ValueError(f"nodes must be a non-empty list of node names, got {shown(nodes)}; "
+                         "write ['animal'], for instance")
+    numbers = _node_numbers(taxonomy, np.array(nodes, object), "nodes")
+    member = tables.member[:, tables.column[numbers]]
     return np.concatenate([block @ member.astype(block.dtype) for _, block in _blocks(probs)])
 
 # %% ../nbs/07_decisions.ipynb #78189b3c
 def softmax(
     logits: np.ndarray,  # (N, L)
-    temperature: float = 1.0,  # > 0; larger is flatter
+    temperature: float = 1.0,  # above 0; larger is flatter
 ) -> np.ndarray:  # (N, L) rows sum to 1; float32, or float64 for float64 input
     "Row-wise softmax of logits (N, L) / temperature, stable for any finite logits; -inf gives 0."
-    logits = _as_matrix(logits, 'logits')
-    if not temperature > 0: raise ValueError(f"temperature must be > 0, got {temperature!r}; 1 leaves the logits as they are")
-    out = np.empty(logits.shape, np.float64 if logits.dtype == np.float64 or logits.dtype.kind != 'f' else np.float32)
-    for rows, block in _blocks(logits, 'logits', False):
+    logits = _matrix(logits, "logits")
+    check_number(temperature, "temperature", high=math.inf, above=0, advice="1 changes nothing")
+    out = np.empty(logits.shape, _kept(logits))
+    for rows, block in _blocks(logits, "logits", False):
         top = block.max(1, keepdims=True)
-        if np.isneginf(top).any(): raise ValueError(f"row {rows.start + np.isneginf(top).argmax()} of logits is -inf throughout; give each row a finite logit")
-        scores = np.exp((block - top) / max(block.dtype.type(temperature), np.finfo(block.dtype).tiny))
+        if np.isneginf(top).any():
+            raise ValueError(f"row {rows.start + np.isneginf(top).argmax()} of logits is -inf throughout; "
+                             "give each row a finite logit")
+        divisor = max(block.dtype.type(temperature), np.finfo(block.dtype).tiny)
+        scores = np.exp((block - top) / divisor)
         np.divide(scores, scores.sum(1, keepdims=True), out=out[rows])
     return out
 
-# %% ../nbs/07_decisions.ipynb #97202d50
-def _membership(groups, num_classes, overlap):
-    "Weights (L, G) of classes in groups, from any accepted form."
-    groups = groups if isinstance(groups, np.ndarray) else list(groups)
-    if not len(groups): raise ValueError("groups is empty; pass at least one group")
-    if np.ndim(groups[0]) == 0: member = _from_parents(groups, num_classes)
-    elif isinstance(groups, np.ndarray): member = _from_matrix(groups, num_classes)
-    else:
-        member = np.zeros((num_classes, len(groups)), bool)
-        for g, group in enumerate(groups):
-            if len(group): member[_check_labels(group, num_classes, name=f'groups[{g}]'), g] = True
-    return _weights(member, overlap)
-
-def _from_parents(groups, num_classes):
-    groups = np.asarray(groups)
-    if groups.dtype.kind not in 'iu':
-        raise ValueError("groups must be a (L, G) membership matrix, lists of class numbers or a class-to-group table; for names use taxonomy.membership_matrix(names)")
-    if len(groups) != num_classes: raise ValueError(f"the class-to-group table has {len(groups)} entries for {num_classes} classes; give -1 to a class without a group")
-    if groups.max() < 0 or groups.min() < -1: raise ValueError(f"the class-to-group table must hold -1 (none) or 0, 1, ..., got {groups.min()}..{groups.max()}; correct it")
-    return groups[:, None] == np.arange(groups.max() + 1)
-
-def _from_matrix(groups, num_classes):
-    if groups.shape != (num_classes, groups.shape[1]): raise ValueError(f"the membership matrix has {groups.shape[0]} rows for {num_classes} classes; pass shape (L, G)")
-    if not ((groups == 0) | (groups == 1)).all(): raise ValueError("the membership matrix must hold only 0 and 1; pass a bool array of shape (L, G)")
-    return groups.astype(bool)
-
-# %% ../nbs/07_decisions.ipynb #f2aa7525
-def _weights(member, overlap):
-    "Turn membership (L, G) into weights; say what to do with shared classes and refuse empty groups."
-    if overlap not in ('error', 'each', 'split', 'first'): raise ValueError(f"overlap must be 'error', 'each', 'split' or 'first', got {overlap!r}; choose one")
-    count = member.sum(1)
-    if overlap == 'error' and (count > 1).any():
-        shared = ', '.join(map(str, np.flatnonzero(count > 1)[:5]))
-        raise ValueError(f"groups share the classes {shared}{' ...' if (count > 1).sum() > 5 else ''}; pass overlap='each', 'split' or 'first', or make the groups disjoint")
-    if overlap == 'first': member = member & (member.cumsum(1) == 1)
-    empty = ~member.any(0)
-    if empty.any(): raise ValueError(f"group {empty.argmax()} is empty; remove it or give it at least one class of its own")
-    return member / np.maximum(count, 1)[:, None] if overlap == 'split' else member.astype(np.float64)
+def _kept(scores):
+    "float32 for floats of 32 bits and fewer, float64 for the rest."
+    exact = scores.dtype == np.float64 or scores.dtype.kind != "f"
+    return np.float64 if exact else np.float32
 
 # %% ../nbs/07_decisions.ipynb #7bc89b49
-AGGREGATION_RULES = ('sum', 'log_sum_exp', 'log_mean_exp', 'mean', 'max', 'tempered')
+AGGREGATION_RULES = ("sum", "log_sum_exp", "log_mean_exp", "mean", "max", "tempered")
 
 def aggregate(
-    scores: np.ndarray,  # (N, L): probabilities for 'sum', logits (or log-probabilities) for the other rules
-    groups,  # (L, G) membership matrix, G lists of class numbers, or (L,) table class -> group (-1: none)
-    rule: str = 'sum',  # one of AGGREGATION_RULES
-    temperature: float | None = None,  # T of 'tempered', 0..inf
-    overlap: str = 'error',  # shared classes: 'error', 'each' (count fully in each), 'split' (divide) or 'first'
-) -> np.ndarray:  # (N, G): probabilities for 'sum' (not renormalised), coarse logits for the other rules
-    "Coarse scores (N, G) from fine scores (N, L); ValueError for empty groups, unasked overlaps and probabilities that are none."
-    scores = _as_matrix(scores, 'scores')
-    weights = _membership(groups, scores.shape[1], overlap)
+    scores: np.ndarray,  # (N, L): probabilities for "sum", logits for the other rules
+    groups,  # (L, G) membership matrix, G lists of class numbers, or (L,) class -> group (-1: none)
+    rule: str = "sum",  # one of AGGREGATION_RULES
+    temperature: float | None = None,  # T of "tempered", 0..inf
+    overlap: str = "error",  # shared classes: "error", "each" (fully in each), "split" or "first"
+) -> np.ndarray:  # (N, G): probabilities for "sum" (not renormalised), else coarse logits
+    "Coarse scores (N, G) from fine scores (N, L); ValueError for empty groups and unasked overlaps."
+    scores = _matrix(scores, "scores")
+    weights = _weights(_membership(groups, scores.shape[1]), overlap)
     rule, temperature = _check_rule(rule, temperature)
-    members = np.nonzero(weights.T)[1]  # the members of group 0, then of group 1, ...
-    sizes = (weights > 0).sum(0)
-    out = np.empty((len(scores), len(sizes)), np.float64 if scores.dtype == np.float64 or scores.dtype.kind != 'f' else np.float32)
-    for rows, block in _blocks(scores, 'scores', rule == 'sum', width=2 * len(members)):
-        out[rows] = block @ weights.astype(block.dtype) if rule == 'sum' else _reduce(block[:, members].astype(np.float64), weights.T[weights.T > 0], sizes, rule, temperature)
+    members, sizes = np.nonzero(weights.T)[1], (weights > 0).sum(0)  # group after group
+    shares = weights.T[weights.T > 0]
+    out = np.empty((len(scores), len(sizes)), _kept(scores))
+    for rows, block in _blocks(scores, "scores", rule == "sum", width=2 * len(members)):
+        if rule == "sum": out[rows] = block @ weights.astype(block.dtype)
+        else:
+            values = block[:, members].astype(np.float64)
+            out[rows] = _reduce(values, shares, sizes, rule, temperature)
     return out
 
 # %% ../nbs/07_decisions.ipynb #3f0d2cd9
-def _check_rule(rule, temperature):
-    "The rule to compute and its temperature: the ends of the tempered family are max and mean."
-    if rule not in AGGREGATION_RULES: raise ValueError(f"rule must be one of {', '.join(AGGREGATION_RULES)}, got {rule!r}; choose one")
-    if rule != 'tempered':
-        if temperature is not None: raise ValueError(f"rule {rule!r} takes no temperature; pass rule='tempered' or leave it out")
-        return rule, 1.0
-    if temperature is None or not temperature >= 0: raise ValueError(f"rule 'tempered' needs a temperature >= 0, got {temperature!r}; 1 is log-mean-exp, math.inf the mean")
-    return {0: 'max', math.inf: 'mean'}.get(temperature, 'tempered'), float(temperature)
-
 def _reduce(values, weights, sizes, rule, temperature):
-    "(n, M) scores of the members, group after group -> (n, G); float64 and relative to each group's maximum."
+    "(n, M) scores of the members, group after group -> (n, G)."
     starts = np.concatenate([[0], sizes.cumsum()[:-1]])
     total = np.add.reduceat(weights, starts)
     top = np.maximum.reduceat(values, starts, axis=1)
-    if rule == 'max': return top
-    if rule == 'mean': return np.add.reduceat(values * weights, starts, axis=1) / total
+    if rule == "max": return top
+    if rule == "mean": return np.add.reduceat(values * weights, starts, axis=1) / total
     values -= np.repeat(np.where(np.isfinite(top), top, 0), sizes, axis=1)
     # expm1 and log1p keep the small differences that a high temperature leaves
-    with np.errstate(divide='ignore'):
-        excess = np.log1p(np.add.reduceat(np.expm1(values / temperature) * weights, starts, axis=1) / total)
-        return top + temperature * excess + (np.log(total) if rule == 'log_sum_exp' else 0)
+    with np.errstate(divide="ignore"):
+        sums = np.add.reduceat(np.expm1(values / temperature) * weights, starts, axis=1)
+        score = top + temperature * np.log1p(sums / total)
+        return score + (np.log(total) if rule == "log_sum_exp" else 0)
+
+# %% ../nbs/07_decisions.ipynb #97202d50
+def _check_rule(rule, temperature):
+    "The rule to compute and its temperature: the ends of the tempered family are max and mean."
+    check_choice(rule, "rule", AGGREGATION_RULES)
+    if rule != "tempered":
+        if temperature is None: return rule, 1.0
+        raise ValueError(f"rule {rule!r} takes no temperature; pass rule='tempered' or leave it out")
+    if temperature is None or not temperature >= 0:
+        raise ValueError(f"rule 'tempered' needs a temperature >= 0, got {shown(temperature)}; "
+                         "1 is log-mean-exp, math.inf the mean")
+    return {0: "max", math.inf: "mean"}.get(temperature, rule), float(temperature)
+
+def _membership(groups, num_classes):
+    "(L, G) bool: class is a member of group, from any accepted form."
+    groups = groups if isinstance(groups, np.ndarray) else list(groups)
+    if not len(groups): raise ValueError("groups is empty; pass at least one group")
+    if np.ndim(groups[0]) == 0: return _from_parents(np.asarray(groups), num_classes)
+    if not isinstance(groups, np.ndarray):
+        member = np.zeros((num_classes, len(groups)), bool)
+        for g, group in enumerate(groups):
+            if len(group): member[_labels(group, num_classes, name=f"groups[{g}]"), g] = True
+        return member
+    if len(groups) != num_classes:
+        raise ValueError(f"the membership matrix has {len(groups)} rows for {num_classes} classes; "
+                         "pass shape (L, G)")
+    if ((groups == 0) | (groups == 1)).all(): return groups.astype(bool)
+    raise ValueError("the membership matrix must hold only 0 and 1; pass a bool array of shape (L, G)")
+
+def _from_parents(table, num_classes):
+    if table.dtype.kind not in "iu":
+        raise ValueError("groups must be a (L, G) matrix, lists of class numbers or a table of them; "
+                         "for names use taxonomy.membership_matrix(names)")
+    if len(table) != num_classes:
+        raise ValueError(f"the class-to-group table has {len(table)} entries for {num_classes} classes; "
+                         "give -1 to a class without a group")
+    if table.max() < 0 or table.min() < -1:
+        raise ValueError("the class-to-group table must hold -1 (none) or 0, 1, ..., "
+                         f"got {table.min()}..{table.max()}; correct it")
+    return table[:, None] == np.arange(table.max() + 1)
+
+def _weights(member, overlap):
+    "Turn membership (L, G) into weights; settle shared classes and refuse empty groups."
+    check_choice(overlap, "overlap", ("error", "each", "split", "first"))
+    count = member.sum(1)
+    if overlap == "error" and (count > 1).any():
+        raise ValueError(f"groups share the classes {listed(np.flatnonzero(count > 1))}; "
+                         "pass overlap='each', 'split' or 'first', or make them disjoint")
+    if overlap == "first": member = member & (member.cumsum(1) == 1)
+    empty = ~member.any(0)
+    if empty.any(): raise ValueError(f"group {empty.argmax()} is empty; give it a class of its own")
+    return member / np.maximum(count, 1)[:, None] if overlap == "split" else member.astype(np.float64)
 
 # %% ../nbs/07_decisions.ipynb #460b9c46
 def conditional_risk(
     probs: np.ndarray,  # (N, L), rows sum to 1
-    cost: np.ndarray,  # (K, L): cost of answer k when the truth is j; K = L for leaves, but answers may be anything
+    cost: np.ndarray,  # (K, L): cost of answer k when the truth is j; K = L for leaves
 ) -> np.ndarray:  # (N, K) expected costs
     "Expected cost of every answer, probs @ cost.T (N, K); ValueError when the shapes do not fit."
-    probs, cost = _as_matrix(probs, 'probs'), _check_cost(cost, np.shape(probs)[-1])
-    return np.concatenate([block @ cost.T.astype(block.dtype) for _, block in _blocks(probs, width=len(cost))])
+    probs, cost = _matrix(probs, "probs"), _check_cost(cost, np.shape(probs)[-1])
+    blocks = _blocks(probs, width=len(cost))
+    return np.concatenate([block @ cost.T.astype(block.dtype) for _, block in blocks])
 
+# %% ../nbs/07_decisions.ipynb #721f6e50
 def crm(
     probs: np.ndarray,  # (N, L), rows sum to 1
     cost: np.ndarray,  # (K, L): cost of answer k when the truth is j
     k: int | None = None,  # None: the one best answer; an integer: the k best, in order
 ) -> np.ndarray:  # (N,) or (N, k) integers: answers of least expected cost
-    "Conditional risk minimisation (Karthik et al., ICLR 2021): argmin over answers of the expected cost."
-    probs, cost = _as_matrix(probs, 'probs'), _check_cost(cost, np.shape(probs)[-1])
-    best = [_top_k(-(block @ cost.T.astype(block.dtype)), _check_k(1 if k is None else k, len(cost))) for _, block in _blocks(probs, width=len(cost))]
-    return np.concatenate(best)[:, 0] if k is None else np.concatenate(best)
+    "Conditional risk minimisation (Karthik et al., ICLR 2021): the answers of least expected cost."
+    risk = conditional_risk(probs, cost)
+    many = check_int(1 if k is None else k, "k", 1, risk.shape[1], "choose another k")
+    best = np.concatenate([_top_k(-block, many) for _, block in _blocks(risk, "risk", False)])
+    return best[:, 0] if k is None else best
 
+# %% ../nbs/07_decisions.ipynb #a6011bd7
 def _check_cost(cost, num_classes):
     cost = np.asarray(cost, np.float64)
-    if cost.ndim != 2 or cost.shape[1] != num_classes: raise ValueError(f"cost must have shape (answers, {num_classes}), got {cost.shape}; a column is a true class")
-    if not np.isfinite(cost).all(): raise ValueError("cost holds NaN or infinity; use a large finite cost instead")
-    return cost
+    if cost.ndim != 2 or cost.shape[1] != num_classes:
+        raise ValueError(f"cost must have shape (answers, {num_classes}), got {cost.shape}; "
+                         "a column is a true class")
+    if np.isfinite(cost).all(): return cost
+    raise ValueError("cost holds NaN or infinity; use a large finite cost instead")
 
 # %% ../nbs/07_decisions.ipynb #d3b22226
 def top_down(
@@ -158,50 +185,62 @@ def top_down(
     probs: np.ndarray,  # (N, L), rows sum to 1
 ) -> np.ndarray:  # (N,) leaf numbers
     "Greedy descent: from the root to the most probable child until a leaf, for probs (N, L)."
-    probs, tables = _as_matrix(probs, 'probs', len(taxonomy)), _tables(taxonomy)
-    return np.concatenate([_descend(tables, _node_probs(tables, block)) for _, block in _blocks(probs, width=len(tables.names))])
+    probs, tables = _matrix(probs, "probs", len(taxonomy)), _tables(taxonomy)
+    blocks = _blocks(probs, width=len(tables.names))
+    return np.concatenate([_descend(tables, _node_probs(tables, block)) for _, block in blocks])
 
 def _descend(tables, nodes):
     leaves = len(tables.member)
     if not tables.children: return np.zeros(len(nodes), np.int64)  # a single class
-    # the best child of every inner node first: a few wide operations instead of one walk for each sample
+    # the best child of every inner node first: a few wide operations, not a walk a sample
     best = np.empty((len(nodes), len(tables.children)), np.int32)
     for i, children in enumerate(tables.children):
-        best[:, i] = children[nodes[:, tables.column[children]].argmax(1)] if len(children) > 1 else children[0]
+        best[:, i] = children[nodes[:, tables.column[children]].argmax(1)]
     current = best[:, -1].copy()  # the root is the highest node, so the last
-    while (inner := np.flatnonzero(current >= leaves)).size: current[inner] = best[inner, current[inner] - leaves]
+    while (inner := np.flatnonzero(current >= leaves)).size:
+        current[inner] = best[inner, current[inner] - leaves]
     return current.astype(np.int64)
+
+# %% ../nbs/07_decisions.ipynb #5ac7aa63
+def _answers(tables, nodes, thresholds):
+    "(n, T) columns of the answers, from probabilities (n, C) of the nodes."
+    sizes = tables.member.sum(0)
+    starts = np.flatnonzero(np.diff(sizes, prepend=0))
+    ends = [*starts[1:], len(sizes)]
+    best = np.stack([a + nodes[:, a:b].argmax(1) for a, b in zip(starts, ends)], 1)
+    reached = np.take_along_axis(nodes, best, 1)  # the largest probability of each size
+    reached[:, -1] = np.inf  # the root is certain, whatever rounding says
+    reached = np.maximum.accumulate(reached, axis=1)
+    first = np.stack([(reached < t).sum(1) for t in thresholds.astype(nodes.dtype)], 1)
+    return np.take_along_axis(best, first, 1)
 
 # %% ../nbs/07_decisions.ipynb #6873cdb9
 def back_off(
     taxonomy: Taxonomy,  # L leaves
     probs: np.ndarray,  # (N, L), rows sum to 1
     threshold: float,  # 0..1
-) -> np.ndarray:  # (N,) names of nodes
-    "Name of the node with the fewest leaves whose probability reaches the threshold; ties go to the most probable."
-    probs, tables = _as_matrix(probs, 'probs', len(taxonomy)), _tables(taxonomy)
+    sizes: bool = False,  # also give the number of classes that each answer covers
+):  # (N,) names of nodes; with sizes (names, (N,) integers)
+    "Name of the node with the fewest leaves whose probability reaches the threshold; ties: the most probable."
+    probs, tables = _matrix(probs, "probs", len(taxonomy)), _tables(taxonomy)
+    twice = [leaf for leaf in taxonomy.leaves if taxonomy.children(leaf)]
+    if twice and not sizes:
+        raise ValueError(f"{listed(twice)} may mean a class or the classes below it; pass sizes=True, "
+                         "which tells how many classes an answer covers")
     threshold = _check_thresholds([threshold])
-    found = [_answers(tables, _node_probs(tables, block), threshold)[:, 0] for _, block in _blocks(probs, width=len(tables.deepest))]
-    return tables.names[tables.deepest[np.concatenate(found)]]
+    found = np.concatenate([_answers(tables, _node_probs(tables, block), threshold)[:, 0]
+                            for _, block in _blocks(probs, width=len(tables.deepest))])
+    names = tables.names[tables.deepest[found]]
+    return (names, tables.member.sum(0)[found]) if sizes else names
 
 def _check_thresholds(thresholds):
-    thresholds = np.asarray(thresholds, np.float64)
-    if thresholds.ndim != 1 or not thresholds.size or not ((thresholds >= 0) & (thresholds <= 1)).all():
-        raise ValueError(f"thresholds must be numbers in 0..1, got {thresholds.tolist()}; a probability is compared with them")
-    return thresholds
+    thresholds = np.asarray(np.linspace(0, 1, 51) if thresholds is None else thresholds, np.float64)
+    inside = (thresholds >= 0) & (thresholds <= 1)
+    if thresholds.ndim == 1 and thresholds.size and inside.all(): return thresholds
+    raise ValueError(f"thresholds must be numbers in 0..1, got {shown(thresholds.tolist())}; "
+                     "a probability is compared with them")
 
-# %% ../nbs/07_decisions.ipynb #5ac7aa63
-def _answers(tables, nodes, thresholds):
-    "(n, T) columns of the answers. Columns stand by number of leaves, so the first size that holds a sure node wins."
-    sizes = tables.member.sum(0)
-    starts = np.flatnonzero(np.diff(sizes, prepend=0))
-    best = np.stack([start + nodes[:, start:end].argmax(1) for start, end in zip(starts, [*starts[1:], len(sizes)])], 1)
-    reached = np.take_along_axis(nodes, best, 1)
-    reached[:, -1] = np.inf  # the root is certain, whatever rounding says
-    reached = np.maximum.accumulate(reached, axis=1)
-    first = np.stack([(reached < t).sum(1) for t in thresholds.astype(nodes.dtype)], 1)
-    return np.take_along_axis(best, first, 1)
-
+# %% ../nbs/07_decisions.ipynb #05847bc1
 class BackOffCurve(NamedTuple):
     "Accuracy and specificity of back-off answers, each (T,), for thresholds (T,)."
     thresholds: np.ndarray
@@ -215,10 +254,11 @@ def accuracy_specificity_curve(
     thresholds: np.ndarray | None = None,  # (T,) in 0..1; default: 0, .02, ..., 1
 ) -> BackOffCurve:  # thresholds, accuracy, specificity: each (T,)
     "Accuracy and specificity (after Deng et al., 2012) of `back_off` at every threshold, in one pass."
-    probs, tables = _as_matrix(probs, 'probs', len(taxonomy)), _tables(taxonomy)
-    labels = _check_labels(labels, len(taxonomy), len(probs))
-    thresholds = _check_thresholds(np.linspace(0, 1, 51) if thresholds is None else thresholds)
-    sums = sum(_curve_sums(tables, _node_probs(tables, block), labels[rows], thresholds) for rows, block in _blocks(probs, width=len(tables.deepest)))
+    probs, tables = _matrix(probs, "probs", len(taxonomy)), _tables(taxonomy)
+    labels = _labels(labels, len(taxonomy), len(probs))
+    thresholds = _check_thresholds(thresholds)
+    sums = sum(_curve_sums(tables, _node_probs(tables, block), labels[rows], thresholds)
+               for rows, block in _blocks(probs, width=len(tables.deepest)))
     return BackOffCurve(thresholds, *(sums / len(probs)))
 
 def _curve_sums(tables, nodes, labels, thresholds):

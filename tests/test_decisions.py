@@ -144,7 +144,11 @@ def test_a_class_that_has_classes_below_it():
     probs = np.array([[.4, .3, .3], [.3, .4, .3], [.1, .2, .7]])
     assert d.top_down(tree, probs).tolist() == [0, 1, 2]
     assert d.node_probabilities(tree, probs, ['dog', 'puppy'])[0] == pytest.approx([.7, .3])
-    assert d.back_off(tree, probs, .65).tolist() == ['dog', 'dog', 'cat']
+    names, sizes = d.back_off(tree, probs, .65, sizes=True)
+    assert names.tolist() == ['dog', 'dog', 'cat'] and sizes.tolist() == [2, 2, 1]
+    names, sizes = d.back_off(tree, probs, .4, sizes=True)
+    assert names.tolist() == ['dog', 'puppy', 'cat'] and sizes.tolist() == [1, 1, 1], 'the class, not the group'
+    with pytest.raises(ValueError, match='dog may mean a class or the classes below it; pass sizes=True'): d.back_off(tree, probs, .65)
     assert m.mistake_severity(tree, predictions=[0], labels=[1]) == tree.height('dog')
     assert r.evaluate(tree, probs, [0, 1, 2], resamples=0).accuracy.value == 1
 
@@ -154,7 +158,7 @@ def test_a_class_that_has_classes_below_it():
 BAD = [
     (lambda: d.node_probabilities(SIX, PROBS, []), 'non-empty list of node names'),
     (lambda: d.node_probabilities(SIX, PROBS, ['plant']), "'plant', which is no node"),
-    (lambda: d.softmax(np.log(PROBS), -1), 'temperature must be > 0'),
+    (lambda: d.softmax(np.log(PROBS), -1), 'temperature must be a number above 0'),
     (lambda: d.softmax([[np.inf, 0]]), 'NaN or infinity in row 0'),
     (lambda: d.softmax([[-np.inf, -np.inf]]), 'row 0 of logits is -inf throughout'),
     (lambda: d.aggregate(PROBS, []), 'groups is empty'),
@@ -162,7 +166,7 @@ BAD = [
     (lambda: d.aggregate(PROBS, [[0], [1, 6]]), r'groups\[1\] must be in 0..5, got 6 at position 1'),
     (lambda: d.aggregate(PROBS, [[0, 1], [1]]), "groups share the classes 1; pass overlap="),
     (lambda: d.aggregate(PROBS, [[0, 1], [1]], overlap='first'), 'group 1 is empty'),
-    (lambda: d.aggregate(PROBS, [[0]], overlap='both'), "overlap must be 'error', 'each', 'split' or 'first'"),
+    (lambda: d.aggregate(PROBS, [[0]], overlap='both'), "overlap must be one of error, each, split, first"),
     (lambda: d.aggregate(PROBS, ['animal']), 'use taxonomy.membership_matrix'),
     (lambda: d.aggregate(PROBS, [0, 0, 1]), 'has 3 entries for 6 classes'),
     (lambda: d.aggregate(PROBS, np.ones((5, 2))), 'membership matrix has 5 rows for 6 classes'),
@@ -171,12 +175,12 @@ BAD = [
     (lambda: d.aggregate(PROBS, [[0]], 'mean', 2), "rule 'mean' takes no temperature"),
     (lambda: d.aggregate(PROBS, [[0]], 'tempered'), "rule 'tempered' needs a temperature"),
     (lambda: d.aggregate(PROBS, [[0]], 'tempered', math.nan), "rule 'tempered' needs a temperature"),
-    (lambda: d.aggregate(PROBS * 2, [[0]]), 'row 0 of scores sums to 2, not 1'),
+    (lambda: d.aggregate(PROBS * 2, [[0]]), 'scores sums in row 0 to 2, not 1'),
     (lambda: d.aggregate(NAN, [[0]], 'max'), 'scores holds NaN'),
     (lambda: d.crm(PROBS, np.eye(5)), r'cost must have shape \(answers, 6\), got \(5, 5\)'),
     (lambda: d.crm(PROBS, np.full((6, 6), np.inf)), 'cost holds NaN or infinity'),
     (lambda: d.crm(PROBS, np.eye(6), k=7), 'k must be an integer in 1..6'),
-    (lambda: d.conditional_risk(PROBS * 3, np.eye(6)), 'sums to 3, not 1'),
+    (lambda: d.conditional_risk(PROBS * 3, np.eye(6)), 'to 3, not 1'),
     (lambda: d.top_down(SIX, PROBS[:, :3]), '3 columns but the taxonomy has 6 leaves'),
     (lambda: d.back_off(SIX, PROBS, 1.5), r'thresholds must be numbers in 0..1, got \[1.5\]'),
     (lambda: d.accuracy_specificity_curve(SIX, PROBS, LABELS, []), 'thresholds must be numbers in 0..1'),
