@@ -113,6 +113,7 @@ def use_svg():
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if not hasattr(shell, "kernel"): return
     from matplotlib_inline.backend_inline import set_matplotlib_formats
+    shell.enable_matplotlib("inline")
     set_matplotlib_formats("svg")  # takes the other forms away
     shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, to_svg)
     # what a page draws by itself has the same look
