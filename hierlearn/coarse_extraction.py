@@ -22,7 +22,7 @@ from .coarse_words import as_taxonomy, select_members
 from .datasets import open_picture
 from .decisions import aggregate, softmax
 from .models import picture_batch, predict
-from .plots import INK, PALETTE
+from .plots import INK, PALETTE, describe
 from .taxonomy import Taxonomy
 
 # %% ../nbs/43_coarse_extraction.ipynb #ac74513c
@@ -257,14 +257,13 @@ def predict_image(
     panels = [(info.names, outputs[0], list(colors.values()), info.rule.replace("_", "-"))]
     if info.fine is not None:
         panels.append((*_best_classes(info, batch, top, colors), "fine classes"))
-    columns = 1 + len(panels)
-    fig, axes = plt.subplots(1, columns, figsize=(3 * columns, 2.4), dpi=80)
+    fig, axes = plt.subplots(1, 1 + len(panels), figsize=(7.6, 2), layout="constrained")
     image.thumbnail((160, 160))
     axes[0].imshow(image)
     axes[0].axis("off")
     for ax, panel in zip(axes[1:], panels): _draw_bars(ax, *panel)
-    fig.tight_layout()
-    return fig
+    said = ", ".join(f"{name} {p:.2f}" for name, p in zip(info.names, outputs[0]))
+    return describe(fig, f"A picture with bars of its coarse probabilities by {info.rule}: {said}.")
 
 def _best_classes(info, batch, top, colors):
     "Names, probabilities and colours of the most probable fine classes."
@@ -280,7 +279,7 @@ def _draw_bars(ax, names, values, colors, title):
     "Horizontal bars, the first on top, with their numbers."
     bars = ax.barh([str(name)[:24] for name in names], values, color=colors, height=0.7)
     ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=9, color=INK)
-    ax.set(xlim=(0, 1.2), xticks=[])
+    ax.set(xlim=(0, 1.3), xticks=[])
     ax.invert_yaxis()
     ax.set_title(title, fontsize=9, loc="left")
     ax.spines[["top", "right", "bottom"]].set_visible(False)
