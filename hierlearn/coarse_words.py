@@ -36,8 +36,8 @@ def as_taxonomy(
     if taxonomy is None: return Taxonomy.imagenet()
     if isinstance(taxonomy, Taxonomy): return taxonomy
     if not _is_list(taxonomy):
-        raise ValueError("taxonomy must be a Taxonomy or the list of class names in output order, "
-                         f"got {shown(taxonomy)}; None stands for ImageNet")
+        raise ValueError("taxonomy must be a Taxonomy or the class names in output order, "
+                         f"got {shown(taxonomy)}")
     names, imagenet = list(map(str, taxonomy)), Taxonomy.imagenet()
     # WordNet ids and synset names keep their hypernyms; other names are a flat list
     synsets = all(re.fullmatch(r"n\d{8}|\S+\.n\.\d\d", name) for name in names)
@@ -68,8 +68,8 @@ def find_synsets(
 def _word(name):
     if isinstance(name, Sense): return name.name
     if isinstance(name, str) and name.strip(): return name
-    raise ValueError(f"a group is named by a word or a synset, got {shown(name)}; "
-                     "write 'dog' or 'dog.n.01'")
+    raise ValueError(f"a group is named by a word or a synset, got {shown(name)}; write 'dog', or "
+                     "pass a dict of name -> members")
 
 def _ideas(name, taxonomy):
     "What to do about a word that was not found."
@@ -92,7 +92,7 @@ def resolve_synset(
     if name in taxonomy: return name
     nodes = taxonomy.find(name)
     sizes = [len(taxonomy.leaf_indices(node)) for node in nodes]
-    usual = nodes and _is_first_sense(nodes[0], name, taxonomy)
+    usual = nodes and taxonomy.sense_rank(nodes[0], name) < 2
     if usual and max(sizes[1:], default=0) < sizes[0]: return nodes[0]
     first, *others = map(_described, find_synsets(name, taxonomy))
     _warn(f"{name!r} is taken as {first}; " + "".join(f"or {other}; " for other in others)
@@ -100,9 +100,6 @@ def resolve_synset(
     return nodes[0]
 
 # %% ../nbs/40_coarse_words.ipynb #cad6c3b5
-def _is_first_sense(node, word, taxonomy):
-    return taxonomy._rank(node, word.strip().lower().replace(" ", "_")) <= 1
-
 def _described(sense):
     plural = "" if sense.classes == 1 else "es"
     return f"{sense.name} ({sense.classes} class{plural}: {sense.gloss[:50]})"
@@ -200,14 +197,11 @@ def select_members(
 def _named_groups(groups):
     "Groups as a dict of name -> list of words, synsets or positions."
     if not _is_list(groups):
-        raise ValueError("groups must be a list of words or a dict (a set has no order), "
-                         f"got {shown(groups)}; write ['cat', 'dog']")
+        raise ValueError("groups must be a list of words or a dict; a set has no order, "
+                         f"got {shown(groups)}")
     if not isinstance(groups, Mapping):
-        names = [what.name if isinstance(what, Sense) else what for what in groups]
+        names = list(map(_word, groups))
         for name in names:
-            if not isinstance(name, str):
-                raise ValueError(f"a list of groups holds words or synsets, got {shown(name)}; "
-                                 "pass a dict of name -> members for more")
             if names.count(name) > 1: raise ValueError(f"group {name!r} is named twice; drop one")
         groups = dict(zip(names, names))
     if not groups: raise ValueError("there is no group; name at least two, such as ['cat', 'dog']")
@@ -218,7 +212,7 @@ def _as_list(name, what):
     if isinstance(what, (str, Sense)) or not hasattr(what, "__iter__"): what = [what]
     if not _is_list(what) or isinstance(what, Mapping):
         raise ValueError(f"group {name!r} must be a list of words, synsets or positions, "
-                         f"got {shown(what)}; correct it")
+                         f"got {shown(what)}")
     if not (what := list(what)): raise ValueError(f"group {name!r} is empty; give it a class")
     return what
 

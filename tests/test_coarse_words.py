@@ -70,7 +70,7 @@ def test_members_refuse(groups, how, sentence):
 
 
 @pytest.mark.parametrize("groups, how, sentence", [
-    ({"cat", "dog"}, {}, "no order"), ({1: "tabby", "1": "beagle"}, {}, "named by a word"), ([("cat", "dog"), "boat"], {}, "pass a dict"), ([b"cat", "dog"], {}, "pass a dict"), ({"a": b"cat"}, {}, "must be a list"),
+    ({"cat", "dog"}, {}, "no order"), ({1: "tabby", "1": "beagle"}, {}, "named by a word"), ([("cat", "dog"), "boat"], {}, "pass a dict of name"), ([b"cat", "dog"], {}, "pass a dict of name"), ({"a": b"cat"}, {}, "must be a list"),
     ({"a": -1, "b": 2}, {"members": "path"}, "0..999"), ({"a": 5000}, {"members": "path"}, "0..999"), ({"a": True}, {}, "named by a word"), ({None: "cat"}, {}, "named by a word"), ({"": "cat"}, {}, "named by a word"),
     ({"a": None}, {}, "named by a word"), ({"a": 1.0}, {}, "named by a word"), (None, {}, "list of words or a dict"), (5, {}, "list of words or a dict"), (["cat"], {"taxonomy": "imagenet"}, "taxonomy must be"), (["cat"], {"taxonomy": {"cat"}}, "taxonomy must be"),
     (["cat"], {"taxonomy": 5}, "taxonomy must be"), (["cat", "automobile"], {"taxonomy": ["airplane", "cat", "ship"]}, "the classes are airplane, cat, ship"), ({"a": 3}, {"members": "cosine", "weights": np.full((4, 1000), np.nan)}, "NaN")])

@@ -5,7 +5,6 @@
 Both ways run in one process; medians are printed and written to nbs/results/bench_coarse_extraction.json.
 """
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -15,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hierlearn.coarse_extraction import coarse_weights, find_hyponyms, select_members
+from hierlearn.coarse_extraction import coarse_weights
+from hierlearn.coarse_words import find_hyponyms, select_members
+from hierlearn.runs import write_record
 from hierlearn.taxonomy import Taxonomy
-from hierlearn.training import environment
 
 WORDS = ("cat", "dog", "bird", "boat", "fruit", "animal")
 TWENTY = ("cat", "dog", "bird", "boat", "fruit", "snake", "lizard", "spider", "butterfly", "beetle", "bear", "monkey", "car", "truck", "aircraft", "furniture", "shoe", "hat", "bottle", "weapon")
@@ -39,7 +39,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", default=str(Path(__file__).resolve().parents[2] / "nbs" / "results"))
     options = parser.parse_args()
-    rows = []
+    rows, start = [], time.perf_counter()
     def row(name, ours, theirs=None, limit=None):
         rows.append({"name": name, "ours": text(ours), "theirs": "" if theirs is None else text(theirs), "seconds": ours, "seconds_theirs": theirs, "limit": limit})
         print(f"{name:64} {text(ours):>10} {'' if theirs is None else text(theirs):>10}")
@@ -66,8 +66,8 @@ def main():
     row("weights of 20 groups from a head of 1280 × 1000", median_time(lambda: coarse_weights(weights, bias, members), 200), median_time(loop, 200), 5e-3)
     row("groups and weights of 20 words together", median_time(lambda: coarse_weights(weights, bias, select_members(TWENTY, overlap="each")), 100))
     late = [r["name"] for r in rows if r["limit"] and r["seconds"] > r["limit"]]
-    path = Path(options.results) / "bench_coarse_extraction.json"
-    path.write_text(json.dumps({"header": environment() | {"date": time.strftime("%Y-%m-%d")}, "rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_record("bench_coarse_extraction", None, {"rows": rows}, {"words": WORDS, "groups": TWENTY}, "WordNet 3.0 above ImageNet-1k",
+                 tree.digest, seed=0, seconds=time.perf_counter() - start, precision="float32", folder=options.results)
     if late: sys.exit(f"slower than promised: {', '.join(late)}")
 
 
