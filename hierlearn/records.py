@@ -226,7 +226,8 @@ def _numbers(record, name):
     "The numbers of a metric: one, or one a seed; empty where it is no number."
     value = record.metrics.get(name, [])
     many = value if isinstance(value, list) else [value]
-    return many if all(v is None or type(v) in (int, float) for v in many) else []
+    fits = not isinstance(value, list) or len(value) == record.header.get("runs")
+    return many if fits and all(v is None or type(v) in (int, float) for v in many) else []
 
 def _mean_std(values, digits):
     known = [v for v in values if v is not None]

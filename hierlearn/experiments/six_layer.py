@@ -7,7 +7,6 @@ __all__ = ['ARMS', 'CONFIGS', 'experiment', 'SixLayerConfig', 'prepare', 'learni
            'train_torch', 'train_keras', 'compile_keras', 'build_keras', 'train', 'measure', 'pack', 'stages', 'sum_up']
 
 # %% ../../nbs/86_six_layer_experiments.ipynb #8357a7be
-import json
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -227,7 +226,7 @@ def measure(
         "test_accuracy": right(logits, labels), "test_accuracy_flip": right(mirrored, labels),
         "test_accuracy_float32": right(answers(images, "float32"), labels),
         "validation_accuracy": right(validation, known)}
-    metrics |= _said(evaluate(task.taxonomy, softmax(logits), labels))
+    metrics |= evaluate(task.taxonomy, softmax(logits), labels).metrics()
     parts = {"validation": (validation, known), "test": (logits, labels)}
     return metrics, pack(parts)
 
@@ -241,11 +240,6 @@ def pack(
         arrays[f"{name}_logits"] = logits.astype(np.float16)
         arrays[f"{name}_labels"] = labels.astype(np.uint8)
     return arrays
-
-def _said(report):
-    # transitional, removed before the end
-    if hasattr(report, "metrics"): return report.metrics()
-    return {"report": json.loads(report.to_json())}
 
 # %% ../../nbs/86_six_layer_experiments.ipynb #b975a4de
 ARMS = {
