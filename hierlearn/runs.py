@@ -282,7 +282,7 @@ REGISTRY = {entry.name: entry for entry in (
     Entry("coarse_extraction", "Coarse classifiers from fine ones",
           "a network that knows 118 breeds of dog knows dogs: "
           "which rule draws the coarse classifier out of it best?",
-          "41_coarse_extraction", "hierlearn.experiments.coarse_extraction",
+          "43_coarse_extraction", "hierlearn.experiments.coarse_extraction",
           "cats_dogs_accuracy"),
     Entry("hier_resnet", "Parent and child heads",
           "one network, two heads, losses that respect the tree, and a new class",

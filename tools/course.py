@@ -37,10 +37,11 @@ def run(name, folder):
 
 
 def headline(entry, record):
-    "Name and value of the number that the registry puts first; the record may name another for its profile."
+    "Name and value of the number that the registry puts first, or of the first that this profile measures."
+    numbers = [name for name, value in record.metrics.items() if isinstance(value, float)]
     name = record.metrics.get("headline", entry.headline)
-    value = record.metrics.get(name)
-    return name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value)
+    if name not in numbers: name = numbers[0]
+    return name.replace("_", " "), f"{record.metrics[name]:.3f}"
 
 
 def main(chosen):
