@@ -13,13 +13,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 from build_docs import import_line  # noqa: E402
-from rooms import cells, default_exp, public_names, source  # noqa: E402
+from rooms import cells, public_names, seen, source  # noqa: E402
 
 DOCS = Path(os.environ.get("HIERLEARN_DOCS", ROOT / "docs"))
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-# a reader sees neither these cells nor helpers, which the page's first line imports
-UNSEEN = re.compile(r"^#\|\s*(hide|default_exp|export|exporti|include:\s*false|echo:\s*false|eval:\s*false)\b", re.M | re.I)
 # runs cells one by one, as Jupyter does
 READER = """
 import json, sys
@@ -33,25 +31,13 @@ for name, code in json.load(open(sys.argv[1])):
 """
 
 
-def seen(path):
-    "Code of the cells that a page shows: (id, text)."
-    found = [(c["id"], source(c)) for c in cells(path) if c["cell_type"] == "code"]
-    return [(name, text) for name, text in found if text.strip() and not UNSEEN.search(text)]
-
-
-def private_names(path):
-    "What a shown function may call: helpers with an underscore, which no reader imports by hand."
-    code = "\n".join(source(c) for c in cells(path) if c["cell_type"] == "code" and re.search(r"^#\|\s*export\b", source(c), re.M))
-    nodes = ast.parse(re.sub(r"^[%!].*", "", code, flags=re.M)).body
-    names = [getattr(n, "name", "") or getattr(getattr(n, "targets", [None])[0], "id", "") for n in nodes]
-    return [n for n in names if n.startswith("_")]
-
-
 @each_notebook
 def test_visible_code_runs_as_shown(path, installed, tmp_path):
-    module, code = default_exp(path), seen(path)
-    if line := import_line(path): code.insert(0, ("the import line below the title", line))
-    if hidden := private_names(path): code.insert(0, ("helpers", f"from hierlearn.{module} import {', '.join(hidden)}"))
+    code = [("the imports below the title", import_line(path))]
+    for name, text in seen(path):
+        code.append((name, text))
+        # a class that is defined again is not the class that the package's functions know
+        if re.search(r"^#\|\s*exports\b", text, re.M) and re.search(r"^class ", text, re.M): code.append(code[0])
     (tmp_path / "cells.json").write_text(json.dumps(code))
     for name in ("work", "home"): (tmp_path / name).mkdir()
     gone = ("HIERLEARN_DATA", "NLTK_DATA", "PYTHONHOME")

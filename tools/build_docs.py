@@ -14,7 +14,8 @@ import warnings as python_warnings
 from pathlib import Path
 
 from common import DOCS, NBS, ROOT, environment, settings
-from rooms import default_exp, public_names
+from rooms import cells as cells_of
+from rooms import default_exp, defined_names, seen, source
 
 # pages of the site that are files of the repository
 PAGES = ("CHANGELOG.md", "CONTRIBUTING.md")
@@ -43,13 +44,30 @@ def cell(kind, name, text):
     return {"cell_type": kind, "id": name, "metadata": {}, "source": text, **code}
 
 
-def import_line(path):
-    "The import of what a page's notebook exports, for a reader who copies from the page; empty where nothing is."
-    module, names = default_exp(path), public_names(path)
-    if not module or not names: return ""
-    line = f"from hierlearn.{module} import {', '.join(names)}"
+def from_import(module, names):
+    "An import in lines of 88 characters."
+    line = f"from {module} import {', '.join(names)}"
     if len(line) <= 88: return line
-    return f"from hierlearn.{module} import (\n{textwrap.indent(textwrap.fill(', '.join(names), 84), '    ')})"
+    return f"from {module} import (\n{textwrap.indent(textwrap.fill(', '.join(names), 84), '    ')})"
+
+
+def import_line(path):
+    """The imports that a reader needs who copies from a page: what folded cells define, and what they import of it.
+
+    Helpers with an underscore and modules are named only where a visible cell uses them.
+    """
+    code = "\n".join(text for _, text in seen(path))
+    used = {n.id for n in ast.walk(ast.parse(re.sub(r"^\s*[%!].*", "", code, flags=re.M))) if isinstance(n, ast.Name)}
+    lines = []
+    for c in cells_of(path):
+        if c["cell_type"] != "code" or not re.search(r"^#\|\s*export\b", source(c), re.M): continue
+        for node in ast.parse(source(c)).body:
+            if not isinstance(node, (ast.Import, ast.ImportFrom)): continue
+            names = [ast.unparse(a) for a in node.names if (a.asname or a.name).split(".")[0] in used]
+            if names: lines.append(from_import(node.module, names) if isinstance(node, ast.ImportFrom) else f"import {', '.join(names)}")
+    names = [n for n in defined_names(path) if (not n.startswith("_") or n in used) and not n.startswith("__")]
+    if names: lines.append(from_import(f"hierlearn.{default_exp(path)}", names))
+    return "\n".join(lines)
 
 
 def prepare_notebook(path):
@@ -65,8 +83,10 @@ def prepare_notebook(path):
         if c["cell_type"] == "code":
             c["source"] = OURS.sub("", c["source"])
             if re.search(r"^#\|\s*exports\b", c["source"], re.M):
-                c["source"] = re.sub(r"^#\|\s*exports\b.*\n", "#| eval: false\n", c["source"], flags=re.M)
-                names = [n.name for n in ast.parse(c["source"]).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+                c["source"] = re.sub(r"^#\|\s*exports\b.*\n", "", c["source"], flags=re.M)
+                body = ast.parse(c["source"]).body
+                if not all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body): c["source"] = "#| eval: false\n" + c["source"]
+                names = [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
                 anchors = "".join(f'<span id="{n.lower()}"></span>' for n in names)
                 cells.append(cell("markdown", f"anchor-{c['id']}", f'<div class="shown-code">{anchors}</div>'))
             elif mixed(c["source"]): c["source"] = "#| eval: false\n" + c["source"]
@@ -77,8 +97,11 @@ def prepare_notebook(path):
     badge = (f'<p class="colab-badge"><a href="{colab_url(path.name)}">'
              '<img src="images/badge-colab.svg" alt="Open in Colab" width="132" height="24"></a></p>')
     head = [cell("markdown", "colab-badge", badge)]
+    # shown cells are not run: what they define comes from the module
+    if names := defined_names(path):
+        head.append(cell("code", "names", f"#| include: false\nfrom hierlearn.{default_exp(path)} import {', '.join(names)}"))
     if line := import_line(path):
-        fold = '#| code-fold: true\n#| code-summary: "To follow along: import what this page defines"\n'
+        fold = '#| code-fold: true\n#| code-summary: "To follow along: imports"\n'
         head.append(cell("code", "follow", fold + line))
     if rest:
         cells[0]["source"] = title[1]

@@ -11,6 +11,8 @@ from pathlib import Path
 from common import NBS, PACKAGE, notebooks
 
 EXPORT = re.compile(r"^#\|\s*exports?\b", re.M)
+# cells whose code a page does not show
+UNSEEN = re.compile(r"^#\|\s*(hide|default_exp|export|exporti|include:\s*false|echo:\s*false|eval:\s*false)\b", re.M | re.I)
 
 
 def cells(path):
@@ -30,8 +32,14 @@ def default_exp(path):
     return found and found[1]
 
 
-def public_names(path):
-    "Names that the export cells of a notebook define, without those of its own use."
+def seen(path):
+    "Code of the cells that a page shows: (id, text)."
+    found = [(c["id"], source(c)) for c in cells(path) if c["cell_type"] == "code"]
+    return [(name, text) for name, text in found if text.strip() and not UNSEEN.search(text)]
+
+
+def defined_names(path):
+    "Names that the export cells of a notebook define."
     found = []
     for cell in cells(path):
         if cell["cell_type"] != "code" or not EXPORT.search(source(cell)): continue
@@ -39,7 +47,12 @@ def public_names(path):
             targets = getattr(node, "targets", [getattr(node, "target", node)])
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)): found.append(node.name)
             elif isinstance(node, (ast.Assign, ast.AnnAssign)): found += [t.id for t in targets if isinstance(t, ast.Name)]
-    return [name for name in dict.fromkeys(found) if not name.startswith("_")]
+    return list(dict.fromkeys(found))
+
+
+def public_names(path):
+    "Those of them that are for others."
+    return [name for name in defined_names(path) if not name.startswith("_")]
 
 
 def rooms():
