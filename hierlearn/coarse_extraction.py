@@ -283,10 +283,3 @@ def _draw_bars(ax, names, values, colors, title):
     ax.invert_yaxis()
     ax.set_title(title, fontsize=9, loc="left")
     ax.spines[["top", "right", "bottom"]].set_visible(False)
-
-# %% ../nbs/43_coarse_extraction.ipynb #3d84faaa
-# transitional forwarding, removed before the end
-def __getattr__(name):
-    if name != "stored_logits": raise AttributeError(name)
-    import importlib
-    return importlib.import_module("hierlearn.experiments.coarse_extraction").stored_logits

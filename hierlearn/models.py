@@ -82,9 +82,9 @@ def picture_batch(
     for image in map(open_picture, _listed(pictures)):
         (width, height), side = image.size, crop * min(image.size)
         left, top = (width - side) / 2, (height - side) / 2
-        part = np.float32(image.resize(size, box=(left, top, left + side, top + side)))
-        parts.append((part - np.float32(subtract)) / np.float32(divide))
-    batch = np.stack(parts)
+        part = image.resize(size, box=(left, top, left + side, top + side))
+        parts.append(np.asarray(part))
+    batch = (np.stack(parts) - np.asarray(subtract, "f")) / np.asarray(divide, "f")
     return np.ascontiguousarray(batch.transpose(0, 3, 1, 2)) if first else batch
 
 # %% ../nbs/15_models.ipynb #cb945a4a
@@ -153,10 +153,3 @@ def load_resnet18(
 ):  # nn.Module in evaluation mode: of `picture_batch(..., "resnet18")` -> (N, 1000)
     "ResNet18 from torchvision."
     return import_torch("torchvision").models.resnet18(weights=weights).eval()
-
-# %% ../nbs/15_models.ipynb #e6541512
-# transitional forwarding, removed before the end
-def __getattr__(name):
-    if name not in ("fused_batch_norm", "fused_batch_norm_class"): raise AttributeError(name)
-    from hierlearn.keras_training import FusedBatchNorm
-    return FusedBatchNorm if name == "fused_batch_norm" else lambda: FusedBatchNorm

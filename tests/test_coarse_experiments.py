@@ -54,7 +54,7 @@ def test_measurements():
     groups = [np.arange(5 * g, 5 * g + 5) for g in range(6)]
     found = measure_rules(logits, labels // 5, groups, np.where(labels % 2, 1.0, 4.0), resamples=50)
     assert set(found) == set(RULES)
-    for rule, values in found.items():
+    for values in found.values():
         matrix = np.array(values["confusion"])
         assert matrix.shape == (6, 7) and matrix.sum() == 120 and abs(np.trace(matrix) / 120 - values["accuracy"][0]) < 1e-4
         assert values["accuracy"][1] <= values["accuracy"][0] <= values["accuracy"][2]
@@ -105,7 +105,7 @@ def test_the_committed_record(repository):
     again = measure_rules(stored["pets"].astype(float), stored["pet_labels"].astype(int), members, metrics["temperature"], CONFIGS["quick"].resamples)
     for rule in RULES: assert again[rule]["accuracy"] == metrics["cats_dogs"][rule]["accuracy"]
     assert choose_temperature(stored["samples"], np.arange(1000), avoid=members).temperature == metrics["temperature"]
-    found = [p for p in folder.glob("coarse_extraction_logits*.npz")]
+    found = list(folder.glob("coarse_extraction_logits*.npz"))
     assert len(found) == 1 and found[0].stat().st_size <= 3_000_000
 
 

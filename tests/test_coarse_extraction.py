@@ -180,7 +180,7 @@ def test_keras_convolution_as_head():
     net = keras.Model(inputs, layers.Activation("softmax", name="predictions")(layers.Reshape((20,))(x)))
     batch = TORCH_BATCH.transpose(0, 2, 3, 1).copy()
     fine = np.log(predict(net, batch))
-    for rule, t in EVERY[:3]: assert np.allclose(predict(extract_coarse_classifier(net, COARSE, rule, taxonomy=SHAPES), batch), softmax(group_scores(fine, GROUPS, rule)), atol=1e-5)
+    for rule, _ in EVERY[:3]: assert np.allclose(predict(extract_coarse_classifier(net, COARSE, rule, taxonomy=SHAPES), batch), softmax(group_scores(fine, GROUPS, rule)), atol=1e-5)
     changed = keras.Model(inputs, layers.Dropout(0.1)(layers.ReLU()(net.output)))
     with pytest.raises(ValueError, match="changes the logits after the head"): extract_coarse_classifier(changed, COARSE, taxonomy=SHAPES)
     two = keras.Model(inputs, [net.output, x])

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def main():
         return [i for i, offset in enumerate(offsets) if wordnet.synset_from_pos_and_offset("n", offset) in below]
     for word in WORDS:
         assert find_hyponyms(word).tolist() == straightforward(word), word
-        row(f"classes below “{word}”", median_time(lambda: find_hyponyms(word), 3000), median_time(lambda: straightforward(word), 5), 50e-6)
+        row(f"classes below “{word}”", median_time(partial(find_hyponyms, word), 3000), median_time(partial(straightforward, word), 5), 50e-6)
     rng = np.random.default_rng(0)
     weights, bias = rng.normal(size=(1280, 1000)).astype(np.float32), rng.normal(size=1000).astype(np.float32)
     members = list(select_members(TWENTY, overlap="each").values())
