@@ -186,12 +186,10 @@ def fit(
 ) -> dict[str, list]:  # measure -> value of each epoch, "seconds" too
     "Train, resume where there is a checkpoint, and end with the best epoch's weights."
     validation = check_training(batches, validation, epochs, monitor, schedule=schedule)
-    check_choice(monitor, "monitor", _MEASURES if validation else _MEASURES[:2])
-    curves, first = Progress(monitor, mode), 0
-    checkpoint = checkpoints is not None and TorchCheckpoint(
-        _folder(checkpoints, config, batches, validation, schedule, monitor),
-        model=model, optimizer=optimizer, progress=curves)
-    if checkpoint: first, _ = checkpoint.resume(epochs)
+    curves = Progress(monitor, mode)
+    checkpoint = _checkpoint(
+        checkpoints, config, batches, validation, schedule, model, optimizer, curves)
+    first = checkpoint.resume(epochs)[0] if checkpoint else 0
     bar = tqdm(total=epochs * len(batches), initial=first * len(batches), unit="step",
                disable=not progress, mininterval=1)
     with bar:
@@ -204,17 +202,18 @@ def fit(
             values["learning_rate"] = float(optimizer.param_groups[0]["lr"])
             curves.add(values, weights=lambda: _copy(model))
             if checkpoint: checkpoint.save(epoch)
-            bar.set_postfix_str(f"epoch {epoch + 1}/{epochs} {monitor}={values[monitor]:.3f}")
     model.load_state_dict(curves.best)
     return curves.history
 
 # %% ../nbs/13_torch_training.ipynb #af8c6322
-_MEASURES = "loss", "accuracy", "val_loss", "val_accuracy"
-
-def _folder(checkpoints, config, batches, validation, schedule, monitor):
-    return CheckpointFolder(
-        checkpoints, config=config, data=batches.digest(validation), monitor=monitor,
+def _checkpoint(folder, config, batches, validation, schedule, model, optimizer, curves):
+    measures = ["loss", "accuracy", *(["val_loss", "val_accuracy"] if validation else [])]
+    check_choice(curves.monitor, "monitor", measures)
+    if folder is None: return None
+    folder = CheckpointFolder(
+        folder, config=config, data=batches.digest(validation), monitor=curves.monitor,
         schedule=schedule is not None)
+    return TorchCheckpoint(folder, model=model, optimizer=optimizer, progress=curves)
 
 def _measure(model, validation, precision, loss):
     logits = torch.from_numpy(predict(model, validation[0], precision))

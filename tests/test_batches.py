@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierlearn.batches import (
-    Batches, array_digest, cosine_schedule, elu_dropout_schedule, one_cycle_schedule, pair, set_seed, step_schedule)
+    Batches, array_digest, check_training, cosine_schedule, elu_dropout_schedule, one_cycle_schedule, pair, set_seed, step_schedule)
 
 
 def one_line(error): return "\n" not in str(error.value)
@@ -92,3 +92,15 @@ def test_set_seed():
     assert np.array_equal(drawn, np.random.rand(3))
     for seed in (-1, 2**32, 1.5, True):
         with pytest.raises(ValueError, match="seed must be"): set_seed(seed)
+
+
+def test_what_every_engine_asks():
+    x, y = np.zeros((4, 2)), [0, 1, 0, 1]
+    batches = Batches(x, y, 2)
+    found = check_training(batches, (x.tolist(), y), 1, "val_loss", schedule=lambda step: 0.1, dropout=None)
+    assert [type(part) for part in found] == [np.ndarray, np.ndarray] and check_training(batches, None, 1, "loss") is None
+    for call, text in ((lambda: check_training(batches, None, 0, "loss"), "epochs must be"), (lambda: check_training((x, y), None, 1, "loss"), "must be Batches"),
+                       (lambda: check_training(batches, None, 1, "val_loss"), "needs validation"), (lambda: check_training(batches, (x, y[:1]), 1, "loss"), "4 images but 1 labels"),
+                       (lambda: check_training(batches, None, 1, "loss", rate=0.1), "rate must be a function of the step, got 0.1; write lambda step: 0.1")):
+        with pytest.raises(ValueError, match=text) as error: call()
+        assert one_line(error)

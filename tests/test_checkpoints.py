@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from hierlearn.batches import set_seed
 from hierlearn.checkpoints import (
-    CheckpointError, CheckpointFolder, Progress, check_stream, config_digest, load_checkpoint, monitor_sign, pack_state,
-    random_state, save_checkpoint, set_random_state, unpack_state)
+    CheckpointError, CheckpointFolder, Progress, check_loss, check_stream, config_digest, load_checkpoint, monitor_sign, pack_state,
+    random_state, refused, save_checkpoint, set_random_state, unpack_state)
 
 MARK = b"hierlearn state 1\n"
 
@@ -309,3 +309,12 @@ def test_which_end_is_the_good_one():
     assert monitor_sign("val_accuracy", "min") == -1 and monitor_sign("loss", "max") == 1 and monitor_sign("val_recall") == 1
     assert {monitor_sign(name) for name in ("val_mae", "perplexity", "logloss", "error_rate", "val_severity")} == {-1}
     with pytest.raises(ValueError, match="mode must be one of max, min"): monitor_sign("loss", "best")
+
+
+def test_messages_say_what_to_do():
+    for loss in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(FloatingPointError, match="in epoch 3; earlier checkpoints are kept: lower") as error: check_loss(loss, 2)
+        assert one_line(error)
+    check_loss(0.0, 0)
+    found = refused("folder", "holds another model")
+    assert isinstance(found, CheckpointError) and not found.damaged and str(found) == "folder holds another model; choose another folder or delete it"
