@@ -206,7 +206,8 @@ def fit(
     return curves.history
 
 # %% ../nbs/13_torch_training.ipynb #af8c6322
-def _checkpoint(folder, config, batches, validation, schedule, model, optimizer, curves):
+def _checkpoint(
+        folder, config, batches, validation, schedule, model, optimizer, curves):
     measures = ["loss", "accuracy", *(["val_loss", "val_accuracy"] if validation else [])]
     check_choice(curves.monitor, "monitor", measures)
     if folder is None: return None
