@@ -123,9 +123,10 @@ def _columns(graph: "Graph", opened: dict) -> tuple:
     return column, under
 
 # %% ../nbs/01_graph.ipynb #5c73f173
-def _count(number, noun):
-    many = "leaves" if noun == "leaf" else noun + "s"
-    return f"{number} {noun if number == 1 else many}"
+def _sized(graph, node, opened):
+    "The name of a node, and how many leaves it has where not all its children are drawn"
+    closed = len(opened.get(node, ())) < len(graph.children(node))
+    return f"{node} ({len(graph.leaf_indices(node))})" if closed else node
 
 def _text_rows(graph, max_rows, width):
     "Rows of a text tree, about `max_rows` of them; a group of leaves takes one row"
@@ -134,17 +135,15 @@ def _text_rows(graph, max_rows, width):
     under = _columns(graph, opened)[1]
     rows, stack = [], [(graph.root, None, "", "")]
     while stack:
-        node, parent, label, stem = stack.pop()
-        children = graph.children(node)
-        label += node
-        if children and under[node] != parent: label += f" (see under {under[node]})"
-        elif children and node not in opened: label += f" … {_count(len(graph.leaf_indices(node)), 'leaf')}"
-        elif children and tips(children): label += f": {', '.join(children)}"
+        node, parent, row, stem = stack.pop()
+        row, children = row + _sized(graph, node, opened), opened.get(node, ())
+        if graph.children(node) and under[node] != parent: row += f" (see under {under[node]})"
+        elif children and tips(children): row += f": {', '.join(children)}"
         else:
-            lines = ["└─ ", "├─ "]
-            stack += [(child, node, stem + lines[i > 0], stem + ("│  " if i else "   "))
-                      for i, child in enumerate(reversed(children))]
-        rows.append(label if len(label) <= width else label[: width - 2].rstrip(" ,") + " …")
+            for i, child in enumerate(children[::-1]):
+                lead, below = ("├─ ", "│  ") if i else ("└─ ", "   ")
+                stack.append((child, node, stem + lead, stem + below))
+        rows.append(row if len(row) <= width else row[: width - 2].rstrip(" ,") + " …")
     more = len(rows) - max_rows
     return rows if more <= 1 else [*rows[:max_rows], f"… {more} more rows"]
 
@@ -173,11 +172,18 @@ def _edge(edge):
         raise ValueError(f"edges must be (parent, child) pairs, got {shown(edge)}; correct it")
     return None if edge[0] is None else _name(edge[0]), _name(edge[1])
 
-def _all_known(names, nodes):
-    "`ValueError` for leaves that are not among the nodes"
+def _same(names, what, others, whose):
+    "`ValueError` where two lists do not hold the same names"
+    only = [(what, set(names).difference(others)), (whose, set(others).difference(names))]
+    if sides := [f"only in {where}: {listed(sorted(some))}" for where, some in only if some]:
+        raise ValueError(f"{what} and {whose} are not the same names ({'; '.join(sides)}); correct them")
+
+def _known(names, nodes):
+    "Leaves, which must be among the nodes"
     if unknown := [name for name in names if name not in nodes]:
         raise ValueError(f"leaves not in the hierarchy: {listed(unknown)}{near(unknown[0], nodes)}; "
                          "add edges to them or correct the names")
+    return names
 
 def _free_root(root, nodes):
     "`ValueError` where the virtual root would have the name of a node"
@@ -226,8 +232,7 @@ class Graph:
             _free_root(root, children)
             children = {root: [node for node in children if node in tops], **children}
         order = _parents_first(children)
-        leaves, details = leaves or ends, details or {}
-        _all_known(leaves, children)
+        leaves, details = _known(leaves or ends, children), details or {}
         if missing := sorted(set(ends).difference(leaves)):
             raise ValueError(f"nodes without children that are not among the leaves: {listed(missing)}"
                              f"{near(missing[0], leaves)}; add them to leaves or remove their edges")
@@ -259,12 +264,12 @@ class Graph:
         same = (self.root, self.leaves) == (other.root, other.leaves)
         return same and set(self.edges()) == set(other.edges())
 
-    def _get(self, table, node):
+    def _get(self, table, node, kind="node"):
         try: return table[node]
         except (KeyError, TypeError): pass
-        senses = [other for other in self.nodes if other.startswith(f"{node}.".lower())][:3]
-        hint = f" (near: {', '.join(senses)})" if senses else near(node, self.nodes)
-        raise ValueError(f"unknown node {shown(node)}{hint}; the nodes are in .nodes")
+        senses = [other for other in table if other.startswith(f"{node}.".lower())][:3]
+        hint = f" (near: {', '.join(senses)})" if senses else near(node, table)
+        raise ValueError(f"unknown {kind} {shown(node)}{hint}; correct the name")
 
     # nodes
 
@@ -298,10 +303,7 @@ class Graph:
 
     def index(self, leaf: str) -> int:
         "Position of `leaf` among the leaves, which is its output in a model"
-        try: return self._index[leaf]
-        except (KeyError, TypeError): pass
-        kind = "a node but not a leaf" if leaf in self.nodes else "not a node"
-        raise ValueError(f"{shown(leaf)} is {kind}{near(leaf, self.leaves)}; the leaves are in .leaves")
+        return self._get(self._index, leaf, "leaf")
 
     def leaf_indices(self, node: str) -> np.ndarray:
         "(n,) int64, rising: positions of the leaves under `node`, and of `node` if it is one"
@@ -318,15 +320,11 @@ class Graph:
     def check_order(self, names: Iterable, what: str = "class names") -> None:
         "`ValueError` where `names` are not the leaves in their order: labels would be read wrongly"
         names = _names(names, what)
-        if names == self.leaves: return
-        for where, some, others in ((what, names, {*self.leaves}),
-                                    ("the taxonomy", self.leaves, {*names})):
-            if only := [name for name in some if name not in others]:
-                raise ValueError(f"{what} are not the taxonomy's leaves: only {where} has {listed(only)}; "
-                                 "correct the names")
-        i, pair = next((i, pair) for i, pair in enumerate(zip(names, self.leaves)) if pair[0] != pair[1])
-        raise ValueError(f"{what} and the taxonomy's leaves are the same in another order (at {i}: "
-                         f"{pair[0]!r}, {pair[1]!r}); use taxonomy.restrict(names), which has theirs")
+        _same(names, what, self.leaves, "the taxonomy's leaves")
+        for i, (name, leaf) in enumerate(zip(names, self.leaves)):
+            if name != leaf:
+                raise ValueError(f"{what} and the taxonomy's leaves stand in another order (at {i}: {name!r}, "
+                                 f"{leaf!r}); use taxonomy.restrict(names), the same tree in theirs")
 
     # two nodes
 
@@ -361,10 +359,9 @@ class Graph:
         if not isinstance(groups, Mapping): groups = {name: name for name in _names(groups, "groups")}
         members = np.zeros((len(self), len(groups)), bool)
         for column, name in enumerate(_names(groups, "groups")):
-            nodes = groups[name]
-            if not isinstance(nodes, (str, Integral)): nodes = _names(nodes, f"group {name!r}", _member)
-            else: nodes = [nodes]
-            for node in nodes: members[self._positions(node), column] = True
+            nodes = [groups[name]] if isinstance(groups[name], (str, Integral)) else groups[name]
+            for node in _names(nodes, f"group {name!r}", _member):
+                members[self._positions(node), column] = True
         return members
 
     def _positions(self, node):
@@ -381,20 +378,19 @@ class Graph:
     def fine_to_coarse(self, level: int = 1, groups: Iterable | None = None) -> np.ndarray:
         "(L,) int64: position of each leaf's one group in `groups` (default: `cut(level)`)"
         members = self.membership_matrix(self.cut(level) if groups is None else groups)
-        for leaf, count in zip(self.leaves, members.sum(1)):
-            if count != 1:
-                raise ValueError(f"leaf {leaf!r} is in {count} of the groups; "
-                                 "choose groups with each leaf in exactly one")
+        if (wrong := members.sum(1) != 1).any():
+            leaf, count = self.leaves[wrong.argmax()], members.sum(1)[wrong.argmax()]
+            raise ValueError(f"leaf {leaf!r} is in {count} of the groups; choose groups with each leaf in one")
         return members.argmax(1)
 
     # other graphs
 
     def restrict(self, leaves: Iterable):
-        "The part of this graph above some `leaves` (names or positions), in the given order"
-        names = [self.leaves[self._positions(leaf)[0]] if isinstance(leaf, Integral) else leaf
+        "What is above some nodes (names, or positions of leaves), which become leaves in this order"
+        names = [leaf if isinstance(leaf, str) else self.leaves[self._positions(leaf)[0]]
                  for leaf in _names(leaves, "leaves", _member)]
-        for leaf in names: self.index(leaf)
-        return type(self)(_edges_above(names, self.edges()), names, self.root, self._details)
+        edges = _edges_above(_known(names, self._children), self.edges())
+        return type(self)(edges, names, self.root, self._details)
 
     def simplify(self):
         "The same leaves without nodes that have one child only and edges past another way"
@@ -439,8 +435,8 @@ class Graph:
         "A name for people: the class name or the first lemma, else the node's own name"
         self.children(node)
         details = self._details.get(node, {})
-        lemma = details["lemmas"][0].replace("_", " ") if "lemmas" in details else node
-        return details.get("label", lemma)
+        if "lemmas" in details: node = details["lemmas"][0].replace("_", " ")
+        return details.get("label", node)
 
     def sense_rank(self, node: str, word: str) -> int:
         "Place of `node` among the senses of `word`, 1 for the most usual; 0 where it has none"
@@ -504,10 +500,9 @@ class Graph:
 
     def __repr__(self):
         shared = sum(len(parents) > 1 for parents in self._parents.values())
-        several = f", {_count(shared, 'node')} with several parents" if shared else ""
-        sizes = f"{_count(len(self), 'leaf')}, {_count(len(self.nodes), 'node')}"
-        head = f"{type(self).__name__}: {sizes}, height {self.height(self.root)}{several}"
-        return "\n".join([head, *_text_rows(self, 40, 110)])
+        head = (f"{type(self).__name__} (leaves: {len(self)}, nodes: {len(self.nodes)}, "
+                f"height: {self.height(self.root)}, with several parents: {shared})")
+        return "\n".join([head, *_text_rows(self, 40, 88)])
 
 def _key(word): return word.strip().lower().replace(" ", "_")
 

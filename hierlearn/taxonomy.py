@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from .basics import check_int, import_extra, listed, near, one_line, shown
-from .graph import (
-    Graph, _all_known, _columns, _edge, _edges_above, _free_root, _member, _names, _opened, _reached)
+from hierlearn.graph import (
+    Graph, _columns, _edge, _edges_above, _free_root, _known, _member, _names, _opened, _reached,
+    _same, _sized)
 
 # %% ../nbs/02_taxonomy.ipynb #74ea9a2c
 def _groups(text):
@@ -135,11 +136,11 @@ def _edges_of_csv(path) -> list:  # (parent, child) pairs, line by line
 def _edges_of_folder(top: Path, absent=()) -> list:  # (parent, child) pairs, in sorted walk order
     "Edges of nested folders; those of classes named in `absent` may be empty."
     edges, places = [], {}
-    def walk(folder, parent, above):
-        for entry in _inner_folders(folder, top, above, absent, places):
+    def walk(folder, parent):
+        for entry in _inner_folders(folder, top, absent, places):
             edges.append((parent, entry.name))
-            walk(entry, entry.name, {*above, folder.resolve()})
-    walk(top, None, set())
+            walk(entry, entry.name)
+    walk(top, None)
     return edges or [(None, top.resolve().name)]
 
 # %% ../nbs/02_taxonomy.ipynb #0771c779
@@ -150,14 +151,12 @@ def _column(name, head, path):
     raise ValueError(f"the first line of {one_line(path)} must name the columns parent and child, "
                      f"with commas between, got {shown(','.join(head))}; correct it or add that line")
 
-def _inner_folders(folder, top, above, absent, places):
+def _inner_folders(folder, top, absent, places):
     "Folders in a folder, sorted; `ValueError` where it is unclear whether it is a group or a class"
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__")))
     inner = [entry for entry in entries if entry.is_dir()]
     pictures = any(entry.suffix.lower() in PICTURE_SUFFIXES for entry in entries)
     where = repr(folder.relative_to(top).as_posix())
-    if folder.resolve() in above:
-        raise ValueError(f"folder {where} is a link to a folder above it: a cycle; remove the link")
     if inner and pictures:
         raise ValueError(f"folder {where} holds both pictures and folders; give the pictures one of their own")
     if not inner and not pictures and folder.name not in absent:
@@ -190,14 +189,14 @@ def _edges_of_linkage(linkage: np.ndarray, leaves: tuple) -> list:  # (parent, c
 # %% ../nbs/02_taxonomy.ipynb #172c55df
 def _confusions(matrix, leaves):
     "A confusion matrix (L, L) as floats"
-    matrix, size = np.asarray(matrix, float), len(leaves)
-    if matrix.shape != (size, size) or size < 2:
-        raise ValueError(f"the confusion matrix must have shape {(size, size)} for {size} leaves, at least "
-                         f"two, got {matrix.shape}; rows are the true classes")
-    if not np.isfinite(matrix).all() or (matrix < 0).any():
+    matrix, shape = np.asarray(matrix, float), (len(leaves), len(leaves))
+    if matrix.shape != shape or len(leaves) < 2:
+        raise ValueError(f"the confusion matrix must have shape {shape} for {shape[0]} leaves, at least two, "
+                         f"got {matrix.shape}; rows are the true classes")
+    if not (matrix >= 0).all() or np.isinf(matrix).any():
         raise ValueError("the confusion matrix has NaN or negative entries; pass counts or shares")
     if not (rows := matrix.sum(1)).all():
-        raise ValueError(f"class {leaves[int(rows.argmin())]!r} has no example in the confusion matrix; "
+        raise ValueError(f"class {leaves[rows.argmin()]!r} has no example in the confusion matrix; "
                          "leave it out or add examples")
     return matrix
 
@@ -206,7 +205,7 @@ def _linkage(linkage, leaves):
     linkage, size = np.asarray(linkage, float), len(leaves)
     right = linkage.ndim == 2 and len(linkage) == size - 1 and linkage.shape[1] >= 2
     right = right and sorted(linkage[:, :2].ravel().tolist()) == list(range(2 * size - 2))
-    if right and (linkage[:, :2].max(1, initial=0) < size + np.arange(size - 1)).all(): return linkage
+    if right and (linkage[:, :2].T < size + np.arange(size - 1)).all(): return linkage
     raise ValueError(f"the linkage matrix must have shape {(size - 1, 4)} for {size} leaves and join each leaf "
                      f"and each cluster made before exactly once, got {shown(linkage)}; use SciPy's linkage")
 
@@ -255,23 +254,16 @@ def _synset(reader, name):
     raise ValueError(f"unknown synset {name!r}; {hint}")
 
 def _wordnet_parts(names):
-    "`(edges, leaf names, details)` above synsets: from the shipped graph if it has them all"
-    names, shipped = _names(names, "synset_ids"), Taxonomy.imagenet()
-    found = [shipped.find(name) if re.fullmatch(r"n\d{8}|.+\.n\.\d+", name) else () for name in names]
-    if all(found):
-        leaves, details = [nodes[0] for nodes in found], shipped._details.items()
-        details = {node: {key: entry[key] for key in _DETAILS} for node, entry in details}
-        return _edges_above(leaves, shipped.edges()), leaves, details
-    reader = _wordnet()
+    "`(edges, leaf names, root, details)` above synsets, read through NLTK"
+    reader, details = _wordnet(), {}
     leaves = [_synset(reader, name) for name in names]
     edges, synsets = _edges_of_synsets(leaves)
-    details = {}
     for synset in synsets:
         lemmas, kind = synset.lemma_names(), synset.pos()
         ranks = [reader.synsets(lemma, kind).index(synset) + 1 for lemma in lemmas]
         values = f"{kind}{synset.offset():08d}", lemmas, ranks, synset.definition()
         details[synset.name()] = dict(zip(_DETAILS, values))
-    return edges, [synset.name() for synset in leaves], details
+    return edges, [synset.name() for synset in leaves], "root", details
 
 # %% ../nbs/02_taxonomy.ipynb #bbd44367
 def _free_height(wanted: float, taken: list, space: float = 9) -> float:  # pixels
@@ -301,19 +293,13 @@ def _heights(graph, opened, under):
             heights[node] = sum(heights[below[node][end]] for end in (0, -1)) / 2
     return {node: heights[node] for node in order}
 
-def _label(graph, node, opened, notes):
-    "The name of a node, how many leaves it has where not all is drawn, and its note"
-    closed = len(opened.get(node, ())) < len(graph.children(node))
-    size = f" ({len(graph.leaf_indices(node))})" if closed else ""
-    return f"{node}{size} {notes.get(node, '')}".rstrip()
-
 def _svg(graph, max_leaves, notes, max_depth):
     "Text of an SVG drawing, root at the left"
     opened = _opened(graph, max_leaves - 1, lambda children: len(children) - 1, max_depth)
     if opened: opened[graph.root] = opened[graph.root][:max_leaves]
     column, under = _columns(graph, opened)
     y = _heights(graph, opened, under)
-    label = {node: _label(graph, node, opened, notes) for node in y}
+    label = {node: f"{_sized(graph, node, opened)} {notes.get(node, '')}".rstrip() for node in y}
     width = {node: _text_width(label[node], graph.children(node)) for node in y}
     starts, ends, lines, texts = [6], [], [], []
     for place in range(max(column.values()) + 1):
@@ -361,8 +347,7 @@ class Taxonomy(Graph):
         edges = _edges_of_csv(edges) if is_file else list(map(_edge, edges))
         if prune and leaves is not None:
             leaves = _names(leaves, "leaves")
-            _all_known(leaves, {node for edge in edges for node in edge})
-            edges = _edges_above(leaves, edges)
+            edges = _edges_above(_known(leaves, {node for edge in edges for node in edge}), edges)
         return cls(edges, leaves, root)
 
     @classmethod
@@ -403,14 +388,12 @@ class Taxonomy(Graph):
     ):
         "Taxonomy of a table of coarse labels; wrong lengths and empty groups raise `ValueError`."
         table, leaves = np.asarray(fine_to_coarse), _names(leaves, "leaves")
-        if table.shape != (len(leaves),) or table.dtype.kind not in "iu":
-            raise ValueError(f"fine_to_coarse must hold one integer for each of the {len(leaves)} leaves, "
-                             f"got {shown(table)} of {table.dtype}; correct it")
-        names = [f"group-{k}" for k in range(table.max() + 1)]
-        if coarse_names is not None: names = _names(coarse_names, "coarse_names")
-        if table.min() < 0 or table.max() >= len(names):
-            raise ValueError(f"fine_to_coarse must hold 0..{len(names) - 1}, got {table.min()}.."
-                             f"{table.max()}; pass more coarse_names or correct it")
+        right = table.shape == (len(leaves),) and table.dtype.kind in "iu" and table.min() >= 0
+        if right and coarse_names is None: coarse_names = [f"group-{k}" for k in range(table.max() + 1)]
+        names = _names(["group-0"] if coarse_names is None else coarse_names, "coarse_names")
+        if not right or table.max() >= len(names):
+            raise ValueError(f"fine_to_coarse must hold one integer for each of the {len(leaves)} leaves, each in "
+                             f"0..{len(names) - 1}, got {shown(fine_to_coarse)}; correct it or coarse_names")
         groups = {name: np.flatnonzero(table == k).tolist() for k, name in enumerate(names)}
         return cls.from_groups(groups, leaves, root)
 
@@ -426,7 +409,9 @@ class Taxonomy(Graph):
             raise ValueError(f"{one_line(folder)} is not a folder; pass the folder of the groups or classes")
         if leaves is not None: leaves = _names(leaves, "leaves")
         edges = _edges_of_folder(top, leaves or ())
-        return cls(edges, leaves if leaves is None else _same_classes(edges, leaves), root)
+        classes = {child for _, child in edges} - {parent for parent, _ in edges}
+        if leaves is not None: _same(leaves, "leaves", classes, "the folders that hold pictures")
+        return cls(edges, leaves, root)
 
     @classmethod
     def from_json(
@@ -443,24 +428,25 @@ class Taxonomy(Graph):
         cls,
         graph,  # networkx.DiGraph with edges from parent to child
         leaves: Iterable | None = None,  # in output order; None: graph.graph['leaves'], else in the order of nodes
-        root: str = "root",  # name of the virtual root
     ):
         "Taxonomy of a directed graph; cycles, and graphs without directions, raise `ValueError`."
         if not graph.is_directed():
             raise ValueError("the graph has no directions; pass a networkx.DiGraph, parent -> child")
         edges = [(above, node) for node in graph for above in [*graph.predecessors(node)] or [None]]
         leaves = graph.graph.get("leaves") if leaves is None else leaves
-        return cls(edges, leaves, graph.graph.get("root", root), graph.nodes)
+        return cls(edges, leaves, graph.graph.get("root", "root"), graph.nodes)
 
     @classmethod
     def from_wordnet(
         cls,
         synset_ids: Iterable,  # synsets ('dog.n.01') or wnids ('n02084071') in output order
-        root: str = "root",  # name of the virtual root, used where there is no common one
     ):
         "Taxonomy of synsets and their hypernyms; NLTK is needed outside ImageNet's graph."
-        edges, leaves, details = _wordnet_parts(synset_ids)
-        return cls(edges, leaves, root, details)
+        names, shipped = _names(synset_ids, "synset_ids"), cls.imagenet()
+        synset = re.compile(r"n\d{8}|.+\.n\.\d+")
+        found = [shipped.find(name) if synset.fullmatch(name) else () for name in names]
+        if all(found): return shipped.restrict([nodes[0] for nodes in found])
+        return cls(*_wordnet_parts(names))
 
     @classmethod
     def from_linkage(
@@ -542,31 +528,20 @@ def _at(member, leaves):
     last = len(leaves or ()) - 1
     return leaves[check_int(member, "position in a group", 0, last, "pass leaves= with all names")]
 
-def _same_classes(edges, leaves):
-    "The leaves; `ValueError` for leaves without a folder and for folders that are no leaves"
-    classes = {child for _, child in edges} - {parent for parent, _ in edges}
-    if lacking := [leaf for leaf in leaves if leaf not in classes]:
-        raise ValueError(f"leaves without a folder of pictures: {listed(lacking)}{near(lacking[0], classes)}; "
-                         "make an empty one at its place, or use the taxonomy of the training folder")
-    if other := sorted(classes.difference(leaves)):
-        raise ValueError(f"folders that are not among leaves: {listed(other)}; add them or move them away")
-    return leaves
-
 def _json(source):
     "The dict of a JSON text or file; `ValueError` in one line for anything else"
     is_text = isinstance(source, str) and source.lstrip()[:1] in ("{", "[")
     try: data = json.loads(source if is_text else _text(source), object_pairs_hook=_unique)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON that can be read ({one_line(error)}); pass the text of to_json") from None
-    if not isinstance(data, dict):
-        raise ValueError("the JSON must be an object: what to_json wrote, or a nested dict of groups")
-    kinds = {"version": int, "edges": list, "leaves": list, "root": str, "details": dict}
-    if data.get("format") == "hierlearn.taxonomy":
-        if data.get("version") != 1:
-            raise ValueError(f"this taxonomy has version {shown(data.get('version'))}, known is 1; "
-                             "install a newer hierlearn")
-        if wrong := [key for key, kind in kinds.items() if not isinstance(data.get(key), kind)]:
-            raise ValueError(f"the JSON lacks {', '.join(wrong)}; write it again with to_json")
+    if not isinstance(data, dict): raise ValueError("the JSON must be an object: a nested dict of groups")
+    if data.get("format") != "hierlearn.taxonomy": return data
+    if data.get("version") != 1:
+        raise ValueError(f"this taxonomy has version {shown(data.get('version'))}, known is 1; "
+                         "install a newer hierlearn")
+    kinds = {"edges": list, "leaves": list, "root": str, "details": dict}
+    if wrong := [key for key, kind in kinds.items() if not isinstance(data.get(key), kind)]:
+        raise ValueError(f"the JSON lacks {', '.join(wrong)}; write it again with to_json")
     return data
 
 def _unique(pairs):
