@@ -16,11 +16,12 @@ from numbers import Integral
 
 import numpy as np
 
-from .basics import check_int, import_extra, listed, near, shown, write_text
+from .basics import (
+    check_int, import_extra, listed, near, one_line, shown, write_text)
 
 # %% ../nbs/01_graph.ipynb #2bef435b
 def _parents_first(children: dict) -> list:  # of the nodes
-    "All keys of a dict node -> children, parents before children; `ValueError` names a cycle."
+    "Keys of a dict node -> children, parents first; `ValueError` names a cycle."
     waits = dict.fromkeys(children, 0)  # parents that are still to come
     for node in children:
         for child in children[node]: waits[child] += 1
@@ -37,14 +38,15 @@ def _parents_first(children: dict) -> list:  # of the nodes
 def _cycle_message(children, order):
     "One line that names a cycle among the nodes that got no place in `order`"
     done, way = set(order), {}  # each node that is left has a parent that is left, too
-    up = {child: node for node in children if node not in done for child in children[node]}
+    left = [node for node in children if node not in done]
+    up = {child: node for node in left for child in children[node]}
     node = min(up)
     while node not in way: way[node], node = None, up[node]
     cycle = [*way][[*way].index(node):][::-1]
     start = cycle.index(min(cycle))
     cycle = cycle[start:] + cycle[: start + 1]
     if len(cycle) > 9: cycle[7:-1] = ["..."]
-    return f"the edges form a cycle: {' -> '.join(cycle)}; remove one of them"
+    return f"the edges form a cycle: {one_line(' -> '.join(cycle))}; remove one of them"
 
 # %% ../nbs/01_graph.ipynb #e7b84ef0
 def _longest_ways(order, following: dict) -> dict:  # node -> edges on its longest way
@@ -57,7 +59,7 @@ def _longest_ways(order, following: dict) -> dict:  # node -> edges on its longe
 
 # %% ../nbs/01_graph.ipynb #3ad07091
 def _leaf_bits(order: list, children: dict, index: dict) -> dict:  # node -> integer
-    "For nodes with children: bit i is set where leaf i (see `index`) is the node or under it."
+    "For nodes with children: bit i is set where leaf i is the node or under it."
     bits = {}
     for node in filter(children.get, reversed(order)):
         bits[node] = 1 << index[node] if node in index else 0
@@ -124,9 +126,24 @@ def _columns(graph: "Graph", opened: dict) -> tuple:
 
 # %% ../nbs/01_graph.ipynb #5c73f173
 def _sized(graph, node, opened):
-    "The name of a node, and how many leaves it has where not all its children are drawn"
+    "The name of a node, and its number of leaves where not all of it is drawn"
     closed = len(opened.get(node, ())) < len(graph.children(node))
     return f"{node} ({len(graph.leaf_indices(node))})" if closed else node
+
+def _heights(graph, opened, under):
+    "Dict node -> pixels: a row for each node with none under it, groups in the middle"
+    order, stack, heights = [], [graph.root], {}
+    below = {node: [child for child in children if under[child] == node]
+             for node, children in opened.items()}
+    while stack:
+        order.append(stack.pop())
+        stack += below.get(order[-1], ())[::-1]
+    for node in order:
+        if not below.get(node): heights[node] = 16.0 + 18 * len(heights)
+    for node in reversed(order):
+        if node not in heights:
+            heights[node] = sum(heights[below[node][end]] for end in (0, -1)) / 2
+    return {node: heights[node] for node in order}
 
 def _text_rows(graph, max_rows, width):
     "Rows of a text tree, about `max_rows` of them; a group of leaves takes one row"
@@ -151,14 +168,15 @@ def _text_rows(graph, max_rows, width):
 def _name(name):
     "`name` as a plain string; `ValueError` where it is not one"
     if isinstance(name, str) and name: return str(name)
-    raise ValueError(f"names must be strings that are not empty, got {shown(name)}; write str(name)")
+    raise ValueError(f"names must be strings that are not empty, got {shown(name)}; use str")
 
 def _member(member): return member if isinstance(member, Integral) else _name(member)
 
 def _names(names, what, check=_name):
     "`names` as a checked tuple; `ValueError` where one stands twice or there is none"
     if isinstance(names, str) or not isinstance(names, Iterable):
-        raise ValueError(f"{what} must be a list of names, got {shown(names)}; write [{shown(names)}]")
+        text = shown(names)
+        raise ValueError(f"{what} must be a list of names, got {text}; write [{text}]")
     names, seen = tuple(map(check, names)), set()
     for name in names:
         if name in seen: raise ValueError(f"{name!r} stands twice in {what}; remove or rename one")
@@ -168,27 +186,29 @@ def _names(names, what, check=_name):
 
 def _edge(edge):
     "`edge` as a pair of names, or of None and a name"
-    if isinstance(edge, str) or not isinstance(edge, Iterable) or len(edge := tuple(edge)) != 2:
+    pair = isinstance(edge, Iterable) and not isinstance(edge, str)
+    if not pair or len(edge := tuple(edge)) != 2:
         raise ValueError(f"edges must be (parent, child) pairs, got {shown(edge)}; correct it")
     return None if edge[0] is None else _name(edge[0]), _name(edge[1])
 
-def _same(names, what, others, whose):
+def _same(names, what, others, whose, advice="correct the names"):
     "`ValueError` where two lists do not hold the same names"
-    only = [(what, set(names).difference(others)), (whose, set(others).difference(names))]
+    only = (what, {*names} - {*others}), (whose, {*others} - {*names})
     if sides := [f"only in {where}: {listed(sorted(some))}" for where, some in only if some]:
-        raise ValueError(f"{what} and {whose} are not the same names ({'; '.join(sides)}); correct them")
+        raise ValueError(f"{what} and {whose} are not the same ({'; '.join(sides)}); {advice}")
 
 def _known(names, nodes):
     "Leaves, which must be among the nodes"
     if unknown := [name for name in names if name not in nodes]:
-        raise ValueError(f"leaves not in the hierarchy: {listed(unknown)}{near(unknown[0], nodes)}; "
+        hint = near(unknown[0], nodes)
+        raise ValueError(f"leaves not in the hierarchy: {listed(unknown)}{hint}; "
                          "add edges to them or correct the names")
     return names
 
 def _free_root(root, nodes):
     "`ValueError` where the virtual root would have the name of a node"
     if _name(root) in nodes:
-        raise ValueError(f"the virtual root {root!r} has the name of a node; pass another name as root=")
+        raise ValueError(f"the virtual root {root!r} has the name of a node; pass another as root=")
 
 def _reached(starts, following):
     "Dict of all nodes that can be reached from some, nearest first"
@@ -213,8 +233,8 @@ class Graph:
 
     def __init__(
         self,
-        edges: Iterable,  # (parent, child) pairs; None as the parent sets a child at the top
-        leaves: Iterable | None = None,  # classes in output order; None: childless nodes, first met first
+        edges: Iterable,  # (parent, child) pairs; a child of None is at the top
+        leaves: Iterable | None = None,  # in output order; None: childless nodes as met
         root: str = "root",  # name of the virtual root, used where several nodes are at the top
         details: Mapping | None = None,  # node -> dict: gloss, lemmas, wnid, label
     ):
@@ -225,8 +245,9 @@ class Graph:
             else: children.setdefault(parent, {})[child] = None
             children.setdefault(child, {})
         children = children or {leaf: {} for leaf in leaves or ()}
-        if not children: raise ValueError("a taxonomy needs at least one leaf; pass (parent, child) pairs")
-        tops |= children.keys() - {child for below in children.values() for child in below}
+        if not children:
+            raise ValueError("a taxonomy needs at least one leaf; pass (parent, child) pairs")
+        tops |= children.keys() - set().union(*children.values())
         ends = tuple(node for node in children if not children[node])
         if len(tops) > 1:
             _free_root(root, children)
@@ -234,8 +255,9 @@ class Graph:
         order = _parents_first(children)
         leaves, details = _known(leaves or ends, children), details or {}
         if missing := sorted(set(ends).difference(leaves)):
-            raise ValueError(f"nodes without children that are not among the leaves: {listed(missing)}"
-                             f"{near(missing[0], leaves)}; add them to leaves or remove their edges")
+            hint = near(missing[0], leaves)
+            raise ValueError("nodes without children that are not among the leaves: "
+                             f"{listed(missing)}{hint}; add them to leaves or remove their edges")
         parents = {node: [] for node in order}
         for node in order:
             for child in children[node]: parents[child].append(node)
@@ -254,7 +276,7 @@ class Graph:
 
     def __delattr__(self, name): setattr(self, name, None)
     def __reduce__(self):
-        return type(self), (list(self.edges()), self.leaves, self.root, self._details or None)
+        return type(self), (list(self.edges()), self.leaves, self.root, self._details)
     def __len__(self): return len(self.leaves)
     def __contains__(self, node): return node in self._children
     def __iter__(self): return iter(self.leaves)
@@ -275,7 +297,8 @@ class Graph:
 
     def edges(self) -> tuple:
         "All `(parent, child)` pairs, parents first"
-        return tuple((node, child) for node in self.nodes for child in self._children[node])
+        below = self._children
+        return tuple((node, child) for node in self.nodes for child in below[node])
 
     def children(self, node: str) -> tuple:
         "Names of the nodes right under `node`"
@@ -306,7 +329,7 @@ class Graph:
         return self._get(self._index, leaf, "leaf")
 
     def leaf_indices(self, node: str) -> np.ndarray:
-        "(n,) int64, rising: positions of the leaves under `node`, and of `node` if it is one"
+        "(n,) int64, rising: positions of the leaves under `node`, itself included"
         if not self.children(node): return np.array([self._index[node]])
         size = len(self)
         data = self._bits[node].to_bytes((size + 7) // 8, "little")
@@ -318,48 +341,51 @@ class Graph:
         return tuple(self.leaves[i] for i in self.leaf_indices(node).tolist())
 
     def check_order(self, names: Iterable, what: str = "class names") -> None:
-        "`ValueError` where `names` are not the leaves in their order: labels would be read wrongly"
+        "`ValueError` where `names` are not the leaves in their order"
         names = _names(names, what)
         _same(names, what, self.leaves, "the taxonomy's leaves")
         for i, (name, leaf) in enumerate(zip(names, self.leaves)):
             if name != leaf:
-                raise ValueError(f"{what} and the taxonomy's leaves stand in another order (at {i}: {name!r}, "
-                                 f"{leaf!r}); use taxonomy.restrict(names), the same tree in theirs")
+                raise ValueError(
+                    f"{what} and the taxonomy's leaves differ in order (at {i}: {name!r}, "
+                    f"{leaf!r}); use taxonomy.restrict(names), the same tree in the names' order")
 
     # two nodes
 
     def lowest_common_ancestors(self, a: str, b: str) -> tuple:
-        "Names of the nodes above both (or equal to them) that have no other such node below"
+        "Names of the nodes above both (or equal) that have no other such node below"
         above = (set(self.ancestors(node, include_self=True)) for node in (a, b))
         found = _lowest_common(*above, self._parents)
         return tuple(sorted(found, key=lambda node: (self._height[node], node)))
 
     def lca_height(self, a: str, b: str) -> int:
-        "Height of the lowest common ancestor, the smallest if there are several; 0 for equal nodes"
+        "Height of the lowest common ancestor, the smallest of several; 0 for a == b"
         if a == b and a in self: return 0
         return self.height(self.lowest_common_ancestors(a, b)[0])
 
     def lca_height_matrix(self) -> np.ndarray:
-        "(L, L) float64: height of the lowest common ancestor of each two leaves; a cost matrix"
+        "(L, L) float64: `lca_height` of each two leaves; a cost matrix"
         return _lca_heights(self)
 
     def distance_matrix(self) -> np.ndarray:
-        "(L, L) float64: edges on the shortest way between each two leaves, up and down again"
+        "(L, L) float64: edges on the shortest way between each two leaves"
         return _distances(self)
 
     # groups
 
     def membership_matrix(self, groups: Iterable | Mapping) -> np.ndarray:
-        """(L, G) bool: whether leaf l belongs to group g, columns in the order of `groups`
+        """(L, G) bool: whether leaf l belongs to group g, in the order of `groups`
 
-        `groups`: a list of node names (a node stands for its leaves), or a dict of group name ->
-        node name, or list of node names and leaf positions. Groups may overlap and need not cover
-        all leaves; an empty one raises `ValueError`.
+        `groups`: a list of node names (a node stands for its leaves), or a dict of
+        group name -> node name, or list of node names and leaf positions. Groups may
+        overlap and need not cover all leaves; an empty one raises `ValueError`.
         """
-        if not isinstance(groups, Mapping): groups = {name: name for name in _names(groups, "groups")}
+        if not isinstance(groups, Mapping):
+            groups = {name: name for name in _names(groups, "groups")}
         members = np.zeros((len(self), len(groups)), bool)
         for column, name in enumerate(_names(groups, "groups")):
-            nodes = [groups[name]] if isinstance(groups[name], (str, Integral)) else groups[name]
+            nodes = groups[name]
+            if isinstance(nodes, (str, Integral)): nodes = [nodes]
             for node in _names(nodes, f"group {name!r}", _member):
                 members[self._positions(node), column] = True
         return members
@@ -367,49 +393,59 @@ class Graph:
     def _positions(self, node):
         "Leaf positions under a node name, or a leaf position itself"
         if not isinstance(node, Integral): return self.leaf_indices(node)
-        return [check_int(node, "leaf position", 0, len(self) - 1, "use a position or name of .leaves")]
+        return [check_int(node, "leaf position", 0, len(self) - 1, "see .leaves")]
 
     def cut(self, level: int) -> list:
-        "Names of the nodes at depth `level`, and of leaves less deep: groups that cover all leaves"
+        "Names of the nodes at depth `level`, and of leaves less deep: they cover all"
         check_int(level, "level", 0, advice="0 is the root, 1 its children")
         return [node for node in self.nodes if self._depth[node] == level
                 or node in self._index and self._depth[node] < level]
 
-    def fine_to_coarse(self, level: int = 1, groups: Iterable | None = None) -> np.ndarray:
-        "(L,) int64: position of each leaf's one group in `groups` (default: `cut(level)`)"
+    def fine_to_coarse(
+        self,
+        level: int = 1,  # depth of the groups, see `cut`
+        groups: Iterable | Mapping | None = None,  # see `membership_matrix`
+    ) -> np.ndarray:
+        "(L,) int64: position of the group of each leaf, which has to be in exactly one"
         members = self.membership_matrix(self.cut(level) if groups is None else groups)
         if (wrong := members.sum(1) != 1).any():
             leaf, count = self.leaves[wrong.argmax()], members.sum(1)[wrong.argmax()]
-            raise ValueError(f"leaf {leaf!r} is in {count} of the groups; choose groups with each leaf in one")
+            raise ValueError(f"leaf {leaf!r} is in {count} of the groups, not in one; take others")
         return members.argmax(1)
 
     # other graphs
 
     def restrict(self, leaves: Iterable):
-        "What is above some nodes (names, or positions of leaves), which become leaves in this order"
-        names = [leaf if isinstance(leaf, str) else self.leaves[self._positions(leaf)[0]]
-                 for leaf in _names(leaves, "leaves", _member)]
+        "The part above some nodes (or positions of leaves), which become the leaves"
+        def name(node):
+            if isinstance(node, str): return node
+            return self.leaves[self._positions(node)[0]]
+        names = [name(node) for node in _names(leaves, "leaves", _member)]
         edges = _edges_above(_known(names, self._children), self.edges())
         return type(self)(edges, names, self.root, self._details)
 
     def simplify(self):
-        "The same leaves without nodes that have one child only and edges past another way"
+        "The same leaves without nodes of one child, and edges past another way"
         children = {}
         def target(node):  # what stands in the place of `node`
-            while len(children[node]) == 1 and node not in self._index: node = children[node][0]
+            while len(children[node]) == 1 and node not in self._index:
+                node = children[node][0]
             return node
         for node in reversed(self.nodes):
             kept = dict.fromkeys(map(target, self._children[node]))
-            children[node] = [child for child in kept if not kept.keys() & self.ancestors(child)]
+            past = {child for child in kept if kept.keys() & self.ancestors(child)}
+            children[node] = [child for child in kept if child not in past]
         kept = _reached([target(self.root)], children.get)
-        edges = [(node, child) for node in self.nodes if node in kept for child in children[node]]
+        edges = [(node, child) for node in self.nodes if node in kept
+                 for child in children[node]]
         return type(self)(edges, self.leaves, next(iter(kept)), self._details)
 
     @functools.cached_property
     def digest(self) -> str:
         "sha256 of root, leaves in order and sorted edges: the same in every process"
         content = [self.root, self.leaves, sorted(self.edges())]
-        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+        text = json.dumps(content, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     # words
 
@@ -417,7 +453,7 @@ class Graph:
         self.children(node)
         try: return self._details[node][key]
         except KeyError: pass
-        raise ValueError(f"this taxonomy has no {key} for {node!r}; imagenet() and from_wordnet() have them")
+        raise ValueError(f"this taxonomy has no {key} for {node!r}; from_wordnet() gives them")
 
     def gloss(self, node: str) -> str:
         "WordNet's definition of `node`"
@@ -439,7 +475,7 @@ class Graph:
         return details.get("label", node)
 
     def sense_rank(self, node: str, word: str) -> int:
-        "Place of `node` among the senses of `word`, 1 for the most usual; 0 where it has none"
+        "Place of `node` among the senses of `word`, 1 for the most usual; 0: none"
         details, key = self._details.get(node, {}), _key(word)
         pairs = zip(details.get("lemmas", ()), details.get("senses", ()))
         return next((rank for lemma, rank in pairs if lemma.lower() == key), 0)
@@ -452,11 +488,12 @@ class Graph:
             details = self._details.get(node, {})
             names = {node, details.get("wnid", node), *details.get("lemmas", ())}
             for key in set(map(_key, names)): words.setdefault(key, []).append(node)
-        for key, nodes in words.items(): nodes.sort(key=lambda node: self.sense_rank(node, key))
+        for key, nodes in words.items():
+            nodes.sort(key=lambda node: self.sense_rank(node, key))
         return words
 
     def find(self, word: str) -> tuple:
-        "Nodes with this lemma (capitals, underscores ignored), wnid or name; nothing found: `()`"
+        "Nodes with this lemma, wnid or name, capitals and underscores ignored"
         return tuple(self._words.get(_key(word), ()))
 
     def suggest(self, word: str, n: int = 3) -> tuple:
@@ -466,31 +503,33 @@ class Graph:
     # texts
 
     def to_dict(self) -> dict:
-        "Nested dicts and lists for `from_dict(..., leaves=self.leaves)`; a group is told once"
+        "Nested dict for `from_dict(..., leaves=self.leaves)`; a group is told once"
         if self.height(self.root) > 400:
-            raise ValueError(f"height {self.height(self.root)} is too deep for a nested dict; use to_json")
+            raise ValueError("a height over 400 is too deep for a nested dict; use to_json")
         told = {self.root}
         def branch(node):
             inner = set(filter(self.children, self.children(node))) - told
             told.update(inner)
             if not inner: return list(self.children(node))
-            return {child: branch(child) if child in inner else None for child in self.children(node)}
+            return {child: branch(child) if child in inner else None
+                    for child in self.children(node)}
         tree, tops = branch(self.root), self.children(self.root)
         if self.root != "root" or len(tops) < 2: return {self.root: tree or None}
         return tree if isinstance(tree, dict) else dict.fromkeys(tops)
 
     def to_json(self, path: str | os.PathLike | None = None) -> str:
-        "JSON text with root, leaves in order, edges and details; also written to `path` if given"
-        content = {"format": "hierlearn.taxonomy", "version": 1, "root": self.root, "leaves": self.leaves,
-                   "edges": self.edges(), "details": self._details}
+        "JSON text of all that makes the graph; also written to `path` if one is given"
+        content = {"format": "hierlearn.taxonomy", "version": 1, "root": self.root,
+                   "leaves": self.leaves, "edges": self.edges(), "details": self._details}
         text = json.dumps(content, indent=1, ensure_ascii=False)
         if path is not None: write_text(path, text)
         return text
 
     def to_networkx(self):
-        "A `networkx.DiGraph` from parent to child; `graph.graph['leaves']` keeps the leaf order"
+        "A `networkx.DiGraph`, parent to child; `graph.graph['leaves']` keeps the order"
         graph = import_extra("networkx").DiGraph(root=self.root, leaves=self.leaves)
-        graph.add_nodes_from((node, dict(self._details.get(node, {}))) for node in self.nodes)
+        graph.add_nodes_from(self.nodes)
+        for node, details in self._details.items(): graph.nodes[node].update(details)
         graph.add_edges_from(self.edges())
         return graph
 
@@ -500,8 +539,9 @@ class Graph:
 
     def __repr__(self):
         shared = sum(len(parents) > 1 for parents in self._parents.values())
-        head = (f"{type(self).__name__} (leaves: {len(self)}, nodes: {len(self.nodes)}, "
-                f"height: {self.height(self.root)}, with several parents: {shared})")
+        several = f", with several parents: {shared}" if shared else ""
+        head = (f"{type(self).__name__}: {len(self)} leaves, {len(self.nodes)} nodes, "
+                f"height {self.height(self.root)}{several}")
         return "\n".join([head, *_text_rows(self, 40, 88)])
 
 def _key(word): return word.strip().lower().replace(" ", "_")

@@ -24,9 +24,128 @@ from pathlib import Path
 import numpy as np
 
 from .basics import check_int, import_extra, listed, near, one_line, shown
-from hierlearn.graph import (
-    Graph, _columns, _edge, _edges_above, _free_root, _known, _member, _names, _opened, _reached,
-    _same, _sized)
+from .graph import (
+    Graph, _columns, _edge, _edges_above, _free_root, _heights, _known, _member, _names,
+    _opened, _reached, _same, _sized)
+
+# %% ../nbs/02_taxonomy.ipynb #99cd5aa0
+def _edges_of_dict(tree) -> list:  # (parent, child) pairs; None above the top
+    "Edges of nested dicts and lists in reading order."
+    edges, told = [], {}
+    def read(parent, below, path):
+        for name, inner in _members(below, path).items():
+            edges.append((parent, name))
+            if inner is not None:
+                _tell_once(told, name, path)
+                read(name, inner, [*path, name])
+    read(None, tree, [])
+    return edges
+
+# %% ../nbs/02_taxonomy.ipynb #720dc5de
+def _edges_of_csv(path) -> list:  # (parent, child) pairs, line by line
+    "Edges of a CSV file; an unknown header or an empty cell raises `ValueError`."
+    rows = csv.reader(io.StringIO(_text(path), newline=""))
+    rows = [(line, [cell.strip() for cell in row]) for line, row in enumerate(rows, 1)]
+    rows = [(line, row) for line, row in rows if any(row)]
+    head = [cell.lower() for cell in rows[0][1]] if rows else []
+    columns = [_column(name, head, path) for name in ("parent", "child")]
+    for line, row in rows[1:]:
+        if len(row) <= max(columns) or not all(row[column] for column in columns):
+            raise ValueError(f"line {line} of {one_line(path)} must hold a parent and a child, "
+                             f"got {shown(','.join(row))}; correct that line")
+    return [tuple(row[column] for column in columns) for _, row in rows[1:]]
+
+# %% ../nbs/02_taxonomy.ipynb #dd7cd546
+def _edges_of_folder(top: Path, absent=()) -> list:  # (parent, child) pairs
+    "Edges of nested folders, in a sorted walk; classes in `absent` may be empty."
+    edges, places = [], {}
+    def walk(folder, parent):
+        for entry in _inner_folders(folder, top, absent, places):
+            edges.append((parent, entry.name))
+            walk(entry, entry.name)
+    walk(top, None)
+    return edges or [(None, top.resolve().name)]
+
+# %% ../nbs/02_taxonomy.ipynb #3d7c4c28
+def _confusion_linkage(matrix: np.ndarray, method: str) -> np.ndarray:  # (L - 1, 4)
+    "SciPy's clustering of a confusion matrix (L, L), rows are the true classes."
+    shares = matrix / matrix.sum(1, keepdims=True)
+    distance = 1 - (shares + shares.T) / 2
+    pairs = distance[np.triu_indices(len(matrix), 1)]
+    return import_extra("scipy.cluster.hierarchy").linkage(pairs, method)
+
+# %% ../nbs/02_taxonomy.ipynb #87c26872
+def _edges_of_linkage(linkage: np.ndarray, leaves: tuple) -> list:  # pairs
+    "Edges of a clustering; merge-1, merge-2, ... in the order of joining."
+    names, first, edges = list(leaves), list(range(len(leaves))), []
+    for k, pair in enumerate(linkage[:, :2].astype(int).tolist(), 1):
+        pair.sort(key=first.__getitem__)  # the one with the earlier leaf first
+        edges += [(f"merge-{k}", names[part]) for part in pair]
+        names.append(f"merge-{k}")
+        first.append(first[pair[0]])
+    return edges
+
+# %% ../nbs/02_taxonomy.ipynb #9c33e316
+def _edges_of_synsets(synsets: list) -> tuple:  # (parent, child) pairs; synsets
+    "Edges of all hypernyms above some synsets of NLTK, instance hypernyms too."
+    def above(synset): return synset.hypernyms() + synset.instance_hypernyms()
+    found = sorted(_reached(synsets, above), key=str)
+    edges = [(up.name(), synset.name()) for synset in found for up in above(synset)]
+    return edges, found
+
+# %% ../nbs/02_taxonomy.ipynb #bbd44367
+def _free_height(wanted: float, taken: list, space: float = 9) -> float:  # pixels
+    "The height nearest to `wanted` that keeps its distance from all labels."
+    heights = [wanted, *(label + side for label in taken for side in (-space, space))]
+    free = [height for height in heights
+            if all(abs(height - label) >= space for label in taken)]
+    return min(free, key=lambda height: abs(height - wanted))
+
+# %% ../nbs/02_taxonomy.ipynb #a48d0088
+def _text_width(text, bold):
+    "Rough width of `text` in pixels at font size 12"
+    widths = (10 if c in "mwMW" else 4 if c in "ijltfrI.,:;|'() " else 7.2 for c in text)
+    return sum(widths) * (1.15 if bold else 1) + 5
+
+def _svg(graph, max_leaves, notes, max_depth):
+    "Text of an SVG drawing, root at the left"
+    opened = _opened(graph, max_leaves - 1, lambda some: len(some) - 1, max_depth)
+    if opened: opened[graph.root] = opened[graph.root][:max_leaves]
+    column, under = _columns(graph, opened)
+    y = _heights(graph, opened, under)
+    label = {node: f"{_sized(graph, node, opened)} {notes.get(node, '')}".rstrip() for node in y}
+    width = {node: _text_width(label[node], graph.children(node)) for node in y}
+    starts, ends, lines, texts = [6], [], [], []
+    for place in range(max(column.values()) + 1):
+        widest = max(width[node] for node in y if column[node] == place)
+        ends.append(starts[-1] + widest)
+        starts.append(ends[-1] + 32)
+    def bend(place, a, b):  # in the gap before a column
+        left, right = ends[place - 1], starts[place] - 4
+        middle = (left + right) / 2
+        return f"H{left:.0f}C{middle:.0f} {a:g} {middle:.0f} {b:g} {right:.0f} {b:g}"
+    for node, child in [(above, child) for above in opened for child in opened[above]]:
+        first, last, height = column[node] + 1, column[child], y[node]
+        line = f"M{starts[first - 1] + width[node]:.0f} {height:g}"
+        if first < last:
+            between = [y[other] for other in y if first <= column[other] < last]
+            height = _free_height(y[child], between)
+            line += bend(first, y[node], height)
+        dashed = "" if under[child] == node else ' stroke-dasharray="4 3"'
+        lines.append(f'<path d="{line}{bend(last, height, y[child])}"{dashed}/>')
+    for node, text in label.items():
+        gloss = graph._details.get(node, {}).get("gloss")
+        title = f"<title>{escape(gloss)}</title>" if gloss else ""
+        weight = ' font-weight="600"' if graph.children(node) else ""
+        place = f'x="{starts[column[node]]:.0f}" y="{y[node] + 4:g}"'
+        texts.append(f"<text {place}{weight}>{title}{escape(text)}</text>")
+    w, h = f"{ends[-1] + 6:.0f}", f"{max(y.values()) + 16:.0f}"
+    alt = f"Tree of {len(graph)} leaves under {graph.root}: {listed(graph.children(graph.root), 8)}"
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(alt)}" '
+            f'width="{w}" height="{h}" viewBox="0 0 {w} {h}" '
+            'font-family="system-ui,sans-serif" font-size="12">'
+            f'<g fill="none" stroke="currentColor" stroke-opacity="0.45">{"".join(lines)}</g>'
+            f'<g fill="currentColor">{"".join(texts)}</g></svg>')
 
 # %% ../nbs/02_taxonomy.ipynb #74ea9a2c
 def _groups(text):
@@ -58,7 +177,6 @@ pickup_truck train; vehicles_2: lawn_mower rocket streetcar tank tractor
 """)
 CIFAR100_CLASSES = tuple(sorted(sum(CIFAR100_HIERARCHY.values(), [])))
 
-# %% ../nbs/02_taxonomy.ipynb #4f43ceca
 CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 CIFAR10_HIERARCHY = {
     "animal": {"bird": None, "frog": None,
@@ -66,31 +184,19 @@ CIFAR10_HIERARCHY = {
     "vehicle": {"craft": ["airplane", "ship"], "motor vehicle": ["automobile", "truck"]},
 }
 
-# %% ../nbs/02_taxonomy.ipynb #dd41f0d5
 HDCNN_CLUSTERS = tuple(map(int, "52366022811388261826031720261666646368611866223487"
                                 "65455645847156666671576266122268250810688256064632"))
 
-PET_BREEDS = tuple("""Abyssinian american_bulldog american_pit_bull_terrier basset_hound beagle
-Bengal Birman Bombay boxer British_Shorthair chihuahua Egyptian_Mau english_cocker_spaniel
-english_setter german_shorthaired great_pyrenees havanese japanese_chin keeshond leonberger
-Maine_Coon miniature_pinscher newfoundland Persian pomeranian pug Ragdoll Russian_Blue
-saint_bernard samoyed scottish_terrier shiba_inu Siamese Sphynx staffordshire_bull_terrier
-wheaten_terrier yorkshire_terrier""".split())
+PET_BREEDS = tuple("""
+Abyssinian american_bulldog american_pit_bull_terrier basset_hound beagle Bengal Birman
+Bombay boxer British_Shorthair chihuahua Egyptian_Mau english_cocker_spaniel
+english_setter german_shorthaired great_pyrenees havanese japanese_chin keeshond
+leonberger Maine_Coon miniature_pinscher newfoundland Persian pomeranian pug Ragdoll
+Russian_Blue saint_bernard samoyed scottish_terrier shiba_inu Siamese Sphynx
+staffordshire_bull_terrier wheaten_terrier yorkshire_terrier
+""".split())
 PETS_HIERARCHY = {"cat": [breed for breed in PET_BREEDS if breed[0].isupper()],
                   "dog": [breed for breed in PET_BREEDS if breed[0].islower()]}
-
-# %% ../nbs/02_taxonomy.ipynb #99cd5aa0
-def _edges_of_dict(tree) -> list:  # (parent, child) pairs in reading order, (None, child) at the top
-    "Edges of nested dicts and lists; an empty group or a name twice in one list raises `ValueError`."
-    edges, told = [], {}
-    def read(parent, below, path):
-        for name, inner in _members(below, path).items():
-            edges.append((parent, name))
-            if inner is not None:
-                _tell_once(told, name, path)
-                read(name, inner, [*path, name])
-    read(None, tree, [])
-    return edges
 
 # %% ../nbs/02_taxonomy.ipynb #ed33973f
 def _members(below, path):
@@ -100,13 +206,16 @@ def _members(below, path):
     elif isinstance(below, str) or not isinstance(below, Iterable):
         raise ValueError(f"{where} must hold a dict or a list of names, got {shown(below)}; "
                          f"write [{shown(below)}]")
-    else: items = [pair for item in below
-                   for pair in (item.items() if isinstance(item, Mapping) else [(item, None)])]
-    return dict(zip(_names([name for name, _ in items], where), [inner for _, inner in items]))
+    else:
+        parts = [x.items() if isinstance(x, Mapping) else [(x, None)] for x in below]
+        items = [pair for part in parts for pair in part]
+    names = _names([name for name, _ in items], where)
+    return dict(zip(names, (inner for _, inner in items)))
 
 def _tell_once(told, name, path):
-    "A group may stand under several parents; told twice, two groups of one name would melt into one"
-    if len(path) > 500: raise ValueError(f"the dict is nested more than 500 deep at {name!r}; pass edges")
+    "Told twice, two groups of one name would melt into one"
+    if len(path) > 500:
+        raise ValueError(f"the dict is nested more than 500 deep at {name!r}; pass edges")
     if name in told:
         raise ValueError(f"group {name!r} has members in {told[name]!r} and in {'/'.join(path)!r}; "
                          "rename one, or list them once and write None at the other place")
@@ -118,80 +227,35 @@ def _text(path):
     except UnicodeDecodeError: pass
     raise ValueError(f"{one_line(path)} is not UTF-8 text; save it as UTF-8")
 
-# %% ../nbs/02_taxonomy.ipynb #720dc5de
-def _edges_of_csv(path) -> list:  # (parent, child) pairs, line by line
-    "Edges of a CSV file; an unknown header or an empty cell raises `ValueError`."
-    rows = csv.reader(io.StringIO(_text(path), newline=""))
-    rows = [(line, [cell.strip() for cell in row]) for line, row in enumerate(rows, 1)]
-    rows = [(line, row) for line, row in rows if any(row)]
-    head = [cell.lower() for cell in rows[0][1]] if rows else []
-    columns = [_column(name, head, path) for name in ("parent", "child")]
-    for line, row in rows[1:]:
-        if len(row) <= max(columns) or not all(row[column] for column in columns):
-            raise ValueError(f"line {line} of {one_line(path)} must hold a parent and a child, "
-                             f"got {shown(','.join(row))}; correct that line")
-    return [tuple(row[column] for column in columns) for _, row in rows[1:]]
-
-# %% ../nbs/02_taxonomy.ipynb #dd7cd546
-def _edges_of_folder(top: Path, absent=()) -> list:  # (parent, child) pairs, in sorted walk order
-    "Edges of nested folders; those of classes named in `absent` may be empty."
-    edges, places = [], {}
-    def walk(folder, parent):
-        for entry in _inner_folders(folder, top, absent, places):
-            edges.append((parent, entry.name))
-            walk(entry, entry.name)
-    walk(top, None)
-    return edges or [(None, top.resolve().name)]
-
-# %% ../nbs/02_taxonomy.ipynb #0771c779
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+PICTURE_SUFFIXES = tuple(".jpg .jpeg .png .bmp .gif .webp .tif .tiff .ppm .pgm".split())
 
 def _column(name, head, path):
     if head.count(name) == 1: return head.index(name)
     raise ValueError(f"the first line of {one_line(path)} must name the columns parent and child, "
-                     f"with commas between, got {shown(','.join(head))}; correct it or add that line")
+                     f"with commas between, got {shown(','.join(head))}; correct or add that line")
 
 def _inner_folders(folder, top, absent, places):
-    "Folders in a folder, sorted; `ValueError` where it is unclear whether it is a group or a class"
+    "Folders in a folder, sorted; `ValueError` where it is no clear group or class"
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__")))
     inner = [entry for entry in entries if entry.is_dir()]
     pictures = any(entry.suffix.lower() in PICTURE_SUFFIXES for entry in entries)
     where = repr(folder.relative_to(top).as_posix())
     if inner and pictures:
-        raise ValueError(f"folder {where} holds both pictures and folders; give the pictures one of their own")
+        raise ValueError(f"folder {where} holds both pictures and folders; move the pictures")
     if not inner and not pictures and folder.name not in absent:
         raise ValueError(f"folder {where} is empty; fill it, remove it, or name it in leaves=")
     for name in (entry.name for entry in inner):
         if name in places:
-            raise ValueError(f"two folders have the name {name!r}: in {places[name]} and {where}; rename one")
+            raise ValueError(f"two folders have the name {name!r}: {places[name]}, {where}; rename")
         places[name] = where
     return inner
 
-# %% ../nbs/02_taxonomy.ipynb #3d7c4c28
-def _confusion_linkage(matrix: np.ndarray, method: str) -> np.ndarray:  # (L - 1, 4)
-    "SciPy's clustering of the classes of a confusion matrix (L, L), rows are the true classes."
-    shares = matrix / matrix.sum(1, keepdims=True)
-    distance = 1 - (shares + shares.T) / 2
-    pairs = distance[np.triu_indices(len(matrix), 1)]
-    return import_extra("scipy.cluster.hierarchy").linkage(pairs, method)
-
-# %% ../nbs/02_taxonomy.ipynb #87c26872
-def _edges_of_linkage(linkage: np.ndarray, leaves: tuple) -> list:  # (parent, child) pairs
-    "Edges of a clustering; inner nodes are merge-1, merge-2, ... in the order of joining."
-    names, first, edges = list(leaves), list(range(len(leaves))), []
-    for k, pair in enumerate(linkage[:, :2].astype(int).tolist(), 1):
-        pair.sort(key=first.__getitem__)  # the one with the earlier leaf first
-        edges += [(f"merge-{k}", names[part]) for part in pair]
-        names.append(f"merge-{k}")
-        first.append(first[pair[0]])
-    return edges
-
-# %% ../nbs/02_taxonomy.ipynb #172c55df
 def _confusions(matrix, leaves):
     "A confusion matrix (L, L) as floats"
-    matrix, shape = np.asarray(matrix, float), (len(leaves), len(leaves))
-    if matrix.shape != shape or len(leaves) < 2:
-        raise ValueError(f"the confusion matrix must have shape {shape} for {shape[0]} leaves, at least two, "
+    matrix = np.asarray(matrix, float)
+    size = check_int(len(leaves), "the number of leaves", 2, advice="pass more classes")
+    if matrix.shape != (size, size):
+        raise ValueError(f"the confusion matrix must have shape {(size, size)} for {size} leaves, "
                          f"got {matrix.shape}; rows are the true classes")
     if not (matrix >= 0).all() or np.isinf(matrix).any():
         raise ValueError("the confusion matrix has NaN or negative entries; pass counts or shares")
@@ -201,22 +265,14 @@ def _confusions(matrix, leaves):
     return matrix
 
 def _linkage(linkage, leaves):
-    "A linkage matrix (L - 1, 4) as an array, each cluster joined once and after it was made"
+    "A linkage matrix (L - 1, 4), each cluster joined once and after it was made"
     linkage, size = np.asarray(linkage, float), len(leaves)
     right = linkage.ndim == 2 and len(linkage) == size - 1 and linkage.shape[1] >= 2
-    right = right and sorted(linkage[:, :2].ravel().tolist()) == list(range(2 * size - 2))
+    right = right and sorted(linkage[:, :2].flat) == list(range(2 * size - 2))
     if right and (linkage[:, :2].T < size + np.arange(size - 1)).all(): return linkage
-    raise ValueError(f"the linkage matrix must have shape {(size - 1, 4)} for {size} leaves and join each leaf "
-                     f"and each cluster made before exactly once, got {shown(linkage)}; use SciPy's linkage")
+    raise ValueError(f"the linkage matrix must have shape {(size - 1, 4)} for {size} leaves, "
+                     f"join each leaf and cluster once, got {shown(linkage)}; see SciPy's linkage")
 
-# %% ../nbs/02_taxonomy.ipynb #9c33e316
-def _edges_of_synsets(synsets: list) -> tuple:  # (parent, child) names; all synsets, by their ids
-    "Edges of all hypernyms above some synsets of NLTK, instance hypernyms too."
-    def above(synset): return synset.hypernyms() + synset.instance_hypernyms()
-    found = sorted(_reached(synsets, above), key=lambda synset: (synset.pos(), synset.offset()))
-    return [(up.name(), synset.name()) for synset in found for up in above(synset)], found
-
-# %% ../nbs/02_taxonomy.ipynb #bc53843e
 _DETAILS = ("wnid", "lemmas", "senses", "gloss")
 
 @functools.cache
@@ -225,7 +281,8 @@ def _imagenet(cls):
     file = resources.files("hierlearn").joinpath("data/imagenet_wordnet.json.gz")
     data = json.loads(gzip.decompress(file.read_bytes()))
     names, leaves = data["synsets"], [data["synsets"][place] for place in data["classes"]]
-    edges = [(names[parent], child) for child, above in zip(names, data["parents"]) for parent in above]
+    edges = [(names[parent], child) for child, above in zip(names, data["parents"])
+             for parent in above]
     values = zip(data["wnids"], data["lemmas"], data["senses"], data["glosses"])
     details = {name: dict(zip(_DETAILS, entry)) for name, entry in zip(names, values)}
     for leaf, label in zip(leaves, data["labels"]): details[leaf]["label"] = label
@@ -235,12 +292,13 @@ def _wordnet():
     "NLTK's WordNet reader; one line where NLTK or the corpus is missing"
     reader = import_extra("nltk.corpus").wordnet
     try: reader.ensure_loaded()
-    except LookupError: raise LookupError("NLTK finds no WordNet corpus: run python -m nltk.downloader "
+    except LookupError: raise LookupError(
+        "NLTK finds no WordNet corpus: run python -m nltk.downloader "
         "wordnet, or set NLTK_DATA to a folder that has corpora/wordnet.zip") from None
     return reader
 
 def _synset(reader, name):
-    "The synset of 'dog.n.01' or 'n02084071'; an unknown one raises `ValueError` with near ones"
+    "The synset of 'dog.n.01' or 'n02084071'; `ValueError` names near ones"
     try:
         if not re.fullmatch(r"[nv]\d{8}", name): return reader.synset(name)
         with warnings.catch_warnings(action="ignore"):
@@ -265,116 +323,79 @@ def _wordnet_parts(names):
         details[synset.name()] = dict(zip(_DETAILS, values))
     return edges, [synset.name() for synset in leaves], "root", details
 
-# %% ../nbs/02_taxonomy.ipynb #bbd44367
-def _free_height(wanted: float, taken: list, space: float = 9) -> float:  # pixels
-    "The height nearest to `wanted` that keeps its distance from all labels."
-    heights = [wanted, *(label + side for label in taken for side in (-space, space))]
-    free = [height for height in heights
-            if all(abs(height - label) >= space for label in taken)]
-    return min(free, key=lambda height: abs(height - wanted))
+def _at(member, leaves):
+    "A member, or the leaf at its position"
+    if isinstance(member, str): return member
+    return leaves[check_int(member, "position in a group", 0, len(leaves or ()) - 1, "see leaves=")]
 
-# %% ../nbs/02_taxonomy.ipynb #a48d0088
-def _text_width(text, bold):
-    "Rough width of `text` in pixels at font size 12"
-    widths = (10 if c in "mwMW" else 4 if c in "ijltfrI.,:;|'() " else 7.2 for c in text)
-    return sum(widths) * (1.15 if bold else 1) + 5
+def _json(source):
+    "The dict of a JSON text or file; `ValueError` in one line for anything else"
+    is_text = isinstance(source, str) and source.lstrip()[:1] in ("{", "[")
+    text = source if is_text else _text(source)
+    try: data = json.loads(text, object_pairs_hook=_unique)
+    except (json.JSONDecodeError, RecursionError) as error:
+        problem = f"not JSON that can be read ({one_line(error)})"
+        raise ValueError(f"{problem}; pass the text of to_json, or a nested dict") from None
+    if not isinstance(data, dict):
+        raise ValueError("the JSON must be an object: a nested dict of groups")
+    if data.get("format") != "hierlearn.taxonomy": return data
+    kinds = {"version": int, "edges": list, "leaves": list, "root": str, "details": dict}
+    wrong = [key for key in kinds if not isinstance(data.get(key), kinds[key])]
+    if wrong or data["version"] != 1:
+        raise ValueError(f"this is no taxonomy of version 1 (see {', '.join(wrong) or 'version'}); "
+                         "install a newer hierlearn, or write it again with to_json")
+    return data
 
-def _heights(graph, opened, under):
-    "Dict node -> pixels, from the top: a row for each node with none under it, groups in the middle"
-    order, stack, heights = [], [graph.root], {}
-    below = {node: [child for child in opened[node] if under[child] == node] for node in opened}
-    while stack:
-        order.append(stack.pop())
-        stack += below.get(order[-1], ())[::-1]
-    for node in order:
-        if not below.get(node): heights[node] = 16.0 + 18 * len(heights)
-    for node in reversed(order):
-        if node not in heights:
-            heights[node] = sum(heights[below[node][end]] for end in (0, -1)) / 2
-    return {node: heights[node] for node in order}
-
-def _svg(graph, max_leaves, notes, max_depth):
-    "Text of an SVG drawing, root at the left"
-    opened = _opened(graph, max_leaves - 1, lambda children: len(children) - 1, max_depth)
-    if opened: opened[graph.root] = opened[graph.root][:max_leaves]
-    column, under = _columns(graph, opened)
-    y = _heights(graph, opened, under)
-    label = {node: f"{_sized(graph, node, opened)} {notes.get(node, '')}".rstrip() for node in y}
-    width = {node: _text_width(label[node], graph.children(node)) for node in y}
-    starts, ends, lines, texts = [6], [], [], []
-    for place in range(max(column.values()) + 1):
-        ends.append(starts[-1] + max(width[node] for node in y if column[node] == place))
-        starts.append(ends[-1] + 32)
-    def bend(place, a, b):  # in the gap before a column
-        left, right = ends[place - 1], starts[place] - 4
-        middle = (left + right) / 2
-        return f"H{left:.0f}C{middle:.0f} {a:g} {middle:.0f} {b:g} {right:.0f} {b:g}"
-    for node, child in ((node, child) for node in opened for child in opened[node]):
-        first, last, height = column[node] + 1, column[child], y[node]
-        line = f"M{starts[first - 1] + width[node]:.0f} {height:g}"
-        if first < last:
-            height = _free_height(y[child], [y[other] for other in y if first <= column[other] < last])
-            line += bend(first, y[node], height)
-        dashed = "" if under[child] == node else ' stroke-dasharray="4 3"'
-        lines.append(f'<path d="{line}{bend(last, height, y[child])}"{dashed}/>')
-    for node, text in label.items():
-        gloss = graph._details.get(node, {}).get("gloss")
-        title = f"<title>{escape(gloss)}</title>" if gloss else ""
-        weight = ' font-weight="600"' if graph.children(node) else ""
-        place = f'x="{starts[column[node]]:.0f}" y="{y[node] + 4:g}"'
-        texts.append(f"<text {place}{weight}>{title}{escape(text)}</text>")
-    w, h = f"{ends[-1] + 6:.0f}", f"{max(y.values()) + 16:.0f}"
-    alt = f"Tree of {len(graph)} leaves under {graph.root}: {listed(graph.children(graph.root), 8)}"
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(alt)}" width="{w}" '
-            f'height="{h}" viewBox="0 0 {w} {h}" font-family="system-ui,sans-serif" font-size="12">'
-            f'<g fill="none" stroke="currentColor" stroke-opacity="0.45">{"".join(lines)}</g>'
-            f'<g fill="currentColor">{"".join(texts)}</g></svg>')
+def _unique(pairs):
+    "A dict of JSON pairs; of a key that stands twice JSON alone would drop the first"
+    if pairs: _names([key for key, _ in pairs], "one JSON object", str)
+    return dict(pairs)
 
 # %% ../nbs/02_taxonomy.ipynb #d3a88b7e
 class Taxonomy(Graph):
-    "An immutable hierarchy of named nodes with ordered leaves; several parents and uneven depth are allowed"
+    "An immutable hierarchy with ordered leaves; several parents, uneven depth"
 
     @classmethod
     def from_edges(
         cls,
-        edges: Iterable | str | os.PathLike,  # (parent, child) pairs, or a CSV file with columns parent, child
-        leaves: Iterable | None = None,  # classes in output order; None: childless nodes, first met first
+        edges: Iterable | str | os.PathLike,  # (parent, child) pairs, or a CSV file
+        leaves: Iterable | None = None,  # in output order; None: childless nodes as met
         root: str = "root",  # name of the virtual root, used where several nodes are at the top
-        prune: bool = False,  # drop what is not above one of `leaves`; else it is an error
+        prune: bool = False,  # drop what is not above one of `leaves`
     ):
-        "Taxonomy of `(parent, child)` pairs; cycles and duplicate or unknown leaves raise `ValueError`."
-        is_file = isinstance(edges, (str, os.PathLike))
-        edges = _edges_of_csv(edges) if is_file else list(map(_edge, edges))
+        "Taxonomy of edges; cycles and duplicate or unknown leaves raise `ValueError`."
+        if isinstance(edges, (str, os.PathLike)): edges = _edges_of_csv(edges)
         if prune and leaves is not None:
-            leaves = _names(leaves, "leaves")
-            edges = _edges_above(_known(leaves, {node for edge in edges for node in edge}), edges)
+            edges, leaves = list(map(_edge, edges)), _names(leaves, "leaves")
+            nodes = {node for edge in edges for node in edge}
+            edges = _edges_above(_known(leaves, nodes), edges)
         return cls(edges, leaves, root)
 
     @classmethod
     def from_dict(
         cls,
-        tree: Mapping | Iterable,  # group -> dict or list of its members; None instead of members: a leaf
-        leaves: Iterable | None = None,  # classes in output order; None: in the order of reading
+        tree: Mapping | Iterable,  # group -> dict or list of members, None for a leaf
+        leaves: Iterable | None = None,  # in output order; None: in reading order
         root: str = "root",  # name of the virtual root above several top groups
     ):
-        "Taxonomy of nested dicts and lists; a name at several places is one node with several parents."
+        "Taxonomy of a nested dict; a name at several places is one node."
         return cls(_edges_of_dict(tree), leaves, root)
 
     @classmethod
     def from_groups(
         cls,
-        groups: Mapping,  # group -> names (or positions in `leaves`) of its members; they may overlap
-        leaves: Iterable | None = None,  # all classes in output order; None: as met. Those in no group: under the root
+        groups: Mapping,  # group -> its members, or their positions in `leaves`
+        leaves: Iterable | None = None,  # all, in output order; None: as met
         root: str = "root",  # name of the virtual root
     ):
-        "Taxonomy of one level of groups; empty groups and unknown names raise `ValueError`."
+        "Taxonomy of groups that may overlap; leaves in no group stand under the root."
         if not isinstance(groups, Mapping) or not groups:
             raise ValueError(f"groups must be a dict of name -> members, got {shown(groups)}")
-        if leaves is not None: leaves = _names(leaves, "leaves")
+        leaves = leaves if leaves is None else _names(leaves, "leaves")
         edges = [(group, _at(member, leaves)) for group, members in groups.items()
                  for member in _names(members, f"group {group!r}", _member)]
         inner = {member for _, member in edges}
-        tops = [node for node in {**groups, **dict.fromkeys(leaves or ())} if node not in inner]
+        tops = [node for node in (*groups, *(leaves or ())) if node not in inner]
         _free_root(root, {*inner, *tops})
         return cls([(root, top) for top in tops] + edges, leaves, root)
 
@@ -383,42 +404,44 @@ class Taxonomy(Graph):
         cls,
         fine_to_coarse: Iterable,  # (L,) integers: the group of each leaf
         leaves: Iterable,  # (L,) names
-        coarse_names: Iterable | None = None,  # (G,) names of the groups; None: group-0, group-1, ...
+        coarse_names: Iterable | None = None,  # (G,) names; None: group-0, ...
         root: str = "root",  # name of the virtual root
     ):
-        "Taxonomy of a table of coarse labels; wrong lengths and empty groups raise `ValueError`."
+        "Taxonomy of a table of coarse labels; an empty group raises `ValueError`."
         table, leaves = np.asarray(fine_to_coarse), _names(leaves, "leaves")
         right = table.shape == (len(leaves),) and table.dtype.kind in "iu" and table.min() >= 0
-        if right and coarse_names is None: coarse_names = [f"group-{k}" for k in range(table.max() + 1)]
-        names = _names(["group-0"] if coarse_names is None else coarse_names, "coarse_names")
+        if coarse_names is None:
+            coarse_names = [f"group-{k}" for k in range(table.max() + 1 if right else 1)]
+        names = _names(coarse_names, "coarse_names")
         if not right or table.max() >= len(names):
-            raise ValueError(f"fine_to_coarse must hold one integer for each of the {len(leaves)} leaves, each in "
-                             f"0..{len(names) - 1}, got {shown(fine_to_coarse)}; correct it or coarse_names")
-        groups = {name: np.flatnonzero(table == k).tolist() for k, name in enumerate(names)}
+            raise ValueError(f"fine_to_coarse must hold {len(leaves)} of 0..{len(names) - 1}, "
+                             f"one for each leaf, got {shown(fine_to_coarse)}; correct one of them")
+        groups = {name: np.flatnonzero(table == k) for k, name in enumerate(names)}
         return cls.from_groups(groups, leaves, root)
 
     @classmethod
     def from_folder(
         cls,
-        folder: str | os.PathLike,  # nested folders; those that hold pictures are the classes
-        leaves: Iterable | None = None,  # classes in output order, their folders may be empty; None: sorted walk
+        folder: str | os.PathLike,  # nested; folders that hold pictures are the classes
+        leaves: Iterable | None = None,  # in output order; None: in a sorted walk
         root: str = "root",  # name of the virtual root; `folder` itself is not a node
     ):
-        "Taxonomy of a folder tree; unclear folders, or other ones than `leaves`, raise `ValueError`."
+        "Taxonomy of a folder tree; other classes than `leaves` raise `ValueError`."
         if not (top := Path(folder)).is_dir():
-            raise ValueError(f"{one_line(folder)} is not a folder; pass the folder of the groups or classes")
+            raise ValueError(f"{one_line(folder)} is not a folder; pass the one of the classes")
         if leaves is not None: leaves = _names(leaves, "leaves")
         edges = _edges_of_folder(top, leaves or ())
         classes = {child for _, child in edges} - {parent for parent, _ in edges}
-        if leaves is not None: _same(leaves, "leaves", classes, "the folders that hold pictures")
+        advice = "an empty folder tells where an absent class belongs"
+        if leaves is not None: _same(leaves, "leaves", classes, "the folders", advice)
         return cls(edges, leaves, root)
 
     @classmethod
     def from_json(
         cls,
-        source: str | os.PathLike,  # JSON text, or the path of a JSON file: of `to_json`, or a nested dict
+        source: str | os.PathLike,  # JSON text or file: of `to_json`, or a nested dict
     ):
-        "Taxonomy of JSON; text that is not JSON, or of another version, raises `ValueError`."
+        "Taxonomy of JSON; other text, or another version, raises `ValueError`."
         data = _json(source)
         if data.get("format") != "hierlearn.taxonomy": return cls.from_dict(data)
         return cls(data["edges"], data["leaves"], data["root"], data["details"])
@@ -427,24 +450,25 @@ class Taxonomy(Graph):
     def from_networkx(
         cls,
         graph,  # networkx.DiGraph with edges from parent to child
-        leaves: Iterable | None = None,  # in output order; None: graph.graph['leaves'], else in the order of nodes
+        leaves: Iterable | None = None,  # None: graph.graph['leaves'], else by nodes
     ):
-        "Taxonomy of a directed graph; cycles, and graphs without directions, raise `ValueError`."
+        "Taxonomy of a directed graph; a cycle raises `ValueError`."
         if not graph.is_directed():
-            raise ValueError("the graph has no directions; pass a networkx.DiGraph, parent -> child")
-        edges = [(above, node) for node in graph for above in [*graph.predecessors(node)] or [None]]
+            raise ValueError("the graph has no directions; pass a DiGraph, parent to child")
+        edges = [(above, node) for node in graph
+                 for above in [*graph.predecessors(node)] or [None]]
         leaves = graph.graph.get("leaves") if leaves is None else leaves
         return cls(edges, leaves, graph.graph.get("root", "root"), graph.nodes)
 
     @classmethod
     def from_wordnet(
         cls,
-        synset_ids: Iterable,  # synsets ('dog.n.01') or wnids ('n02084071') in output order
+        synset_ids: Iterable,  # 'dog.n.01' or 'n02084071', in output order
     ):
-        "Taxonomy of synsets and their hypernyms; NLTK is needed outside ImageNet's graph."
+        "Taxonomy of synsets; NLTK is needed for those outside ImageNet's graph."
         names, shipped = _names(synset_ids, "synset_ids"), cls.imagenet()
-        synset = re.compile(r"n\d{8}|.+\.n\.\d+")
-        found = [shipped.find(name) if synset.fullmatch(name) else () for name in names]
+        found = [shipped.find(name) if re.fullmatch(r"n\d{8}|.+\.n\.\d+", name) else ()
+                 for name in names]
         if all(found): return shipped.restrict([nodes[0] for nodes in found])
         return cls(*_wordnet_parts(names))
 
@@ -454,16 +478,16 @@ class Taxonomy(Graph):
         linkage: np.ndarray,  # (L - 1, 4) linkage matrix of scipy.cluster.hierarchy
         leaves: Iterable,  # (L,) names
     ):
-        "Binary tree of a hierarchical clustering; inner nodes are merge-1, merge-2, ..."
+        "Binary tree of a clustering; inner nodes are merge-1, merge-2, ..."
         leaves = _names(leaves, "leaves")
         return cls(_edges_of_linkage(_linkage(linkage, leaves), leaves), leaves)
 
     @classmethod
     def from_confusion(
         cls,
-        matrix: np.ndarray,  # (L, L) counts or shares of held-out examples, rows are the true classes
+        matrix: np.ndarray,  # (L, L) counts or shares, rows are the true classes
         leaves: Iterable,  # (L,) names
-        n_groups: int | None = None,  # cut into this many groups; None: the whole binary tree
+        n_groups: int | None = None,  # cut into so many; None: the binary tree
         method: str = "average",  # linkage of scipy.cluster.hierarchy
     ):
         "Taxonomy of classes that a model confuses, by hierarchical clustering."
@@ -482,7 +506,7 @@ class Taxonomy(Graph):
 
     @classmethod
     def cifar10(cls):
-        "The 10 classes of CIFAR-10 in label order under animals and vehicles, after WordNet"
+        "The 10 classes of CIFAR-10 in label order in a hierarchy after WordNet"
         return cls.from_dict(CIFAR10_HIERARCHY, CIFAR10_CLASSES)
 
     @classmethod
@@ -492,13 +516,13 @@ class Taxonomy(Graph):
 
     @classmethod
     def hdcnn_clusters(cls):
-        "The 100 classes of CIFAR-100 in the nine clusters that HD-CNN's authors published"
+        "The 100 classes of CIFAR-100 in the nine clusters of HD-CNN's authors"
         names = [f"cluster-{k}" for k in range(9)]
         return cls.from_fine_to_coarse(HDCNN_CLUSTERS, CIFAR100_CLASSES, names)
 
     @classmethod
     def pets(cls):
-        "The 37 breeds of Oxford-IIIT Pet in the order of the class ids, under cat and dog"
+        "The 37 breeds of Oxford-IIIT Pet in the order of their ids, under cat and dog"
         return cls.from_dict(PETS_HIERARCHY, PET_BREEDS)
 
     @classmethod
@@ -508,7 +532,7 @@ class Taxonomy(Graph):
 
     def to_svg(
         self,
-        max_leaves: int = 60,  # rows; groups that do not fit stay closed and tell their size
+        max_leaves: int = 60,  # rows; groups that do not fit stay closed
         notes: Mapping | None = None,  # node -> text behind its name
         max_depth: int | None = None,  # columns after the root; None: all
     ) -> str:
@@ -516,35 +540,9 @@ class Taxonomy(Graph):
         check_int(max_leaves, "max_leaves", 1)
         if max_depth is not None: check_int(max_depth, "max_depth", 0)
         if unknown := [node for node in notes or () if node not in self]:
-            raise ValueError(f"notes for unknown nodes: {listed(unknown)}{near(unknown[0], self.nodes)}")
+            hint = near(unknown[0], self.nodes)
+            raise ValueError(f"notes for unknown nodes: {listed(unknown)}{hint}; correct them")
         return _svg(self, max_leaves, notes or {}, max_depth)
 
-    def _repr_html_(self): return f'<div style="overflow-x:auto">{self.to_svg(40, max_depth=6)}</div>'
-
-# %% ../nbs/02_taxonomy.ipynb #5a25d335
-def _at(member, leaves):
-    "A member, or the leaf at its position"
-    if isinstance(member, str): return member
-    last = len(leaves or ()) - 1
-    return leaves[check_int(member, "position in a group", 0, last, "pass leaves= with all names")]
-
-def _json(source):
-    "The dict of a JSON text or file; `ValueError` in one line for anything else"
-    is_text = isinstance(source, str) and source.lstrip()[:1] in ("{", "[")
-    try: data = json.loads(source if is_text else _text(source), object_pairs_hook=_unique)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON that can be read ({one_line(error)}); pass the text of to_json") from None
-    if not isinstance(data, dict): raise ValueError("the JSON must be an object: a nested dict of groups")
-    if data.get("format") != "hierlearn.taxonomy": return data
-    if data.get("version") != 1:
-        raise ValueError(f"this taxonomy has version {shown(data.get('version'))}, known is 1; "
-                         "install a newer hierlearn")
-    kinds = {"edges": list, "leaves": list, "root": str, "details": dict}
-    if wrong := [key for key, kind in kinds.items() if not isinstance(data.get(key), kind)]:
-        raise ValueError(f"the JSON lacks {', '.join(wrong)}; write it again with to_json")
-    return data
-
-def _unique(pairs):
-    "A dict of JSON pairs; a key that stands twice raises `ValueError`, for JSON alone would drop the first"
-    if pairs: _names([key for key, _ in pairs], "one JSON object", str)
-    return dict(pairs)
+    def _repr_html_(self):
+        return f'<div style="overflow-x:auto">{self.to_svg(40, max_depth=6)}</div>'
