@@ -247,7 +247,7 @@ def test_the_ablation_pairs_its_seeds(brief):
 
 
 def test_stages_differ_where_they_should():
-    for profile, config in CONFIGS.items():
+    for config in CONFIGS.values():
         found = {stage.name: stage for stage in stages(replace(config, precision="bfloat16"))}
         assert {"train", "evaluate", "ablation"} <= set(found) and found["evaluate"].needs == ("train",)
         assert found["train"].config == replace(config.train, precision="bfloat16")

@@ -44,18 +44,18 @@ def _torch_alpha(answer):
 def _grey_levels(answer):
     values = np.array([0.17, 0.09, 0.05])
     vectors = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
-    for alpha in np.array([[1.0, 0, 0], [0.3, -0.5, 0.8]]):
-        got = answer(values.copy(), vectors.copy(), alpha.copy())
-        wanted = 255 * vectors @ (alpha * values)
-        expect(np.shape(got) == (3,), "the shift is one number a channel: shape (3,)")
-        same = lambda other, atol=1e-6: np.allclose(got, other, atol=atol)
-        expect(not same(255 * vectors.T @ (alpha * values)),
-               "the eigenvectors are the columns of the matrix: your product takes its rows")
-        expect(not same(wanted / 255), "that is the shift on the scale 0-1, not in grey levels")
-        expect(not same(wanted * 255), "the scale enters once: a shift is no variance")
-        expect(same(wanted, 1e-3) or not same(wanted, 0.51), "right but for rounding")
-        expect_close(got, wanted, "with alpha = (1, 0, 0) the shift lies along the first "
-                     "eigenvector: how long is it, and what do the others add?")
+    alpha = np.array([0.3, -0.5, 0.8])
+    got = answer(values.copy(), vectors.copy(), alpha.copy())
+    wanted = 255 * vectors @ (alpha * values)
+    expect(np.shape(got) == (3,), "the shift is one number a channel: shape (3,)")
+    same = lambda other, atol=1e-6: np.allclose(got, other, atol=atol)
+    expect(not same(255 * vectors.T @ (alpha * values)),
+           "the eigenvectors are the columns of the matrix: your product takes its rows")
+    expect(not same(wanted / 255), "that is the shift on the scale 0-1, not in grey levels")
+    expect(not same(wanted * 255), "the scale enters once: a shift is no variance")
+    expect(same(wanted, 1e-3) or not same(wanted, 0.51), "right but for rounding")
+    expect_close(got, wanted, "with alpha = (1, 0, 0) the shift lies along the first "
+                 "eigenvector: how long is it, and what do the others add?")
 
 @exercises.check_for("pool_gradient")
 def _pool_gradient(answer):

@@ -70,7 +70,7 @@ DATA = {
     "shapes": (load_shapes, partial(Taxonomy.from_groups, SHAPES_HIERARCHY)),
 }
 # arm -> what it changes
-ARMS = {
+ARMS: dict[str, dict] = {
     "all on": {},
     "plain pooling 2/2": {"pool_size": 2},
     "no LRN": {"lrn": False},
