@@ -65,7 +65,7 @@ def said(cell):
         text = [o.get("text", "")] if o["output_type"] == "stream" else []
         text += [] if drawn else [data[k] for k in ("text/markdown", "text/html", "text/plain") if k in data][:1]
         found += ["".join(t) for t in text] + [f"[{kind.split('/')[0]}]" for kind in drawn[:1]]
-    return re.sub(r"0x[0-9a-f]{6,}", "0x", "\n".join(found)).strip()
+    return re.sub(r"0x[0-9a-f]{6,}", "0x", " ".join(" ".join(found).split()))  # streams are cut anywhere
 
 
 def same(old, new, tolerance=0.02):
