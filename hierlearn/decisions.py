@@ -31,21 +31,24 @@ def node_probabilities(
                          "write ['animal'], for instance")
     numbers = _node_numbers(taxonomy, np.array(nodes, object), "nodes")
     member = tables.member[:, tables.column[numbers]]
-    return np.concatenate([block @ member.astype(block.dtype) for _, block in _blocks(probs)])
+    return np.concatenate(
+        [block @ member.astype(block.dtype) for _, block in _blocks(probs)]
+    )
 
 # %% ../nbs/07_decisions.ipynb #78189b3c
 def softmax(
     logits: np.ndarray,  # (N, L)
     temperature: float = 1.0,  # above 0; larger is flatter
 ) -> np.ndarray:  # (N, L) rows sum to 1; float32, or float64 for float64 input
-    "Row-wise softmax of logits (N, L) / temperature, stable for any finite logits; -inf gives 0."
+    "Row-wise softmax of logits / temperature, stable for finite logits; -inf gives 0."
     logits = _matrix(logits, "logits")
     check_number(temperature, "temperature", high=math.inf, above=0, advice="1 changes nothing")
     out = np.empty(logits.shape, _kept(logits))
     for rows, block in _blocks(logits, "logits", False):
         top = block.max(1, keepdims=True)
         if np.isneginf(top).any():
-            raise ValueError(f"row {rows.start + np.isneginf(top).argmax()} of logits is -inf throughout; "
+            row = rows.start + np.isneginf(top).argmax()
+            raise ValueError(f"row {row} of logits is -inf throughout; "
                              "give each row a finite logit")
         divisor = max(block.dtype.type(temperature), np.finfo(block.dtype).tiny)
         scores = np.exp((block - top) / divisor)
@@ -62,12 +65,14 @@ AGGREGATION_RULES = ("sum", "log_sum_exp", "log_mean_exp", "mean", "max", "tempe
 
 def aggregate(
     scores: np.ndarray,  # (N, L): probabilities for "sum", logits for the other rules
-    groups,  # (L, G) membership matrix, G lists of class numbers, or (L,) class -> group (-1: none)
+    groups,  # (L, G) membership, G lists of class numbers, or (L,) group or -1
     rule: str = "sum",  # one of AGGREGATION_RULES
     temperature: float | None = None,  # T of "tempered", 0..inf
     overlap: str = "error",  # shared classes: "error", "each" (fully in each), "split" or "first"
-) -> np.ndarray:  # (N, G): probabilities for "sum" (not renormalised), else coarse logits
-    "Coarse scores (N, G) from fine scores (N, L); ValueError for empty groups and unasked overlaps."
+) -> (
+    np.ndarray
+):  # (N, G): probabilities for "sum" (not renormalised), else coarse logits
+    "Coarse scores from fine scores; ValueError for empty groups and unasked overlaps."
     scores = _matrix(scores, "scores")
     weights = _weights(_membership(groups, scores.shape[1]), overlap)
     rule, temperature = _check_rule(rule, temperature)
@@ -98,11 +103,11 @@ def _reduce(values, weights, sizes, rule, temperature):
 
 # %% ../nbs/07_decisions.ipynb #97202d50
 def _check_rule(rule, temperature):
-    "The rule to compute and its temperature: the ends of the tempered family are max and mean."
+    "Rule and temperature; the ends of the tempered family are max and mean."
     check_choice(rule, "rule", AGGREGATION_RULES)
     if rule != "tempered":
         if temperature is None: return rule, 1.0
-        raise ValueError(f"rule {rule!r} takes no temperature; pass rule='tempered' or leave it out")
+        raise ValueError(f"rule {rule!r} takes no temperature; pass rule='tempered'")
     if temperature is None or not temperature >= 0:
         raise ValueError(f"rule 'tempered' needs a temperature >= 0, got {shown(temperature)}; "
                          "1 is log-mean-exp, math.inf the mean")
@@ -122,22 +127,22 @@ def _membership(groups, num_classes):
         raise ValueError(f"the membership matrix has {len(groups)} rows for {num_classes} classes; "
                          "pass shape (L, G)")
     if ((groups == 0) | (groups == 1)).all(): return groups.astype(bool)
-    raise ValueError("the membership matrix must hold only 0 and 1; pass a bool array of shape (L, G)")
+    raise ValueError("the membership matrix must hold only 0 and 1; pass a bool array")
 
 def _from_parents(table, num_classes):
     if table.dtype.kind not in "iu":
-        raise ValueError("groups must be a (L, G) matrix, lists of class numbers or a table of them; "
+        raise ValueError("groups must be a (L, G) matrix, lists of class numbers or a table; "
                          "for names use taxonomy.membership_matrix(names)")
     if len(table) != num_classes:
-        raise ValueError(f"the class-to-group table has {len(table)} entries for {num_classes} classes; "
-                         "give -1 to a class without a group")
+        raise ValueError(f"the class-to-group table has {len(table)} entries for {num_classes} "
+                         "classes; give -1 to a class without a group")
     if table.max() < 0 or table.min() < -1:
         raise ValueError("the class-to-group table must hold -1 (none) or 0, 1, ..., "
                          f"got {table.min()}..{table.max()}; correct it")
     return table[:, None] == np.arange(table.max() + 1)
 
 def _weights(member, overlap):
-    "Turn membership (L, G) into weights; settle shared classes and refuse empty groups."
+    "Turn membership into weights (L, G); settle shared classes, refuse empty groups."
     check_choice(overlap, "overlap", ("error", "each", "split", "first"))
     count = member.sum(1)
     if overlap == "error" and (count > 1).any():
@@ -146,14 +151,18 @@ def _weights(member, overlap):
     if overlap == "first": member = member & (member.cumsum(1) == 1)
     empty = ~member.any(0)
     if empty.any(): raise ValueError(f"group {empty.argmax()} is empty; give it a class of its own")
-    return member / np.maximum(count, 1)[:, None] if overlap == "split" else member.astype(np.float64)
+    return (
+        member / np.maximum(count, 1)[:, None]
+        if overlap == "split"
+        else member.astype(np.float64)
+    )
 
 # %% ../nbs/07_decisions.ipynb #460b9c46
 def conditional_risk(
     probs: np.ndarray,  # (N, L), rows sum to 1
     cost: np.ndarray,  # (K, L): cost of answer k when the truth is j; K = L for leaves
 ) -> np.ndarray:  # (N, K) expected costs
-    "Expected cost of every answer, probs @ cost.T (N, K); ValueError when the shapes do not fit."
+    "Expected cost of every answer, probs @ cost.T; ValueError when shapes do not fit."
     probs, cost = _matrix(probs, "probs"), _check_cost(cost, np.shape(probs)[-1])
     blocks = _blocks(probs, width=len(cost))
     return np.concatenate([block @ cost.T.astype(block.dtype) for _, block in blocks])
@@ -164,7 +173,7 @@ def crm(
     cost: np.ndarray,  # (K, L): cost of answer k when the truth is j
     k: int | None = None,  # None: the one best answer; an integer: the k best, in order
 ) -> np.ndarray:  # (N,) or (N, k) integers: answers of least expected cost
-    "Conditional risk minimisation (Karthik et al., ICLR 2021): the answers of least expected cost."
+    "Conditional risk minimisation (Karthik et al., ICLR 2021): least expected cost."
     risk = conditional_risk(probs, cost)
     many = check_int(1 if k is None else k, "k", 1, risk.shape[1], "choose another k")
     best = np.concatenate([_top_k(-block, many) for _, block in _blocks(risk, "risk", False)])
@@ -184,15 +193,18 @@ def top_down(
     taxonomy: Taxonomy,  # L leaves
     probs: np.ndarray,  # (N, L), rows sum to 1
 ) -> np.ndarray:  # (N,) leaf numbers
-    "Greedy descent: from the root to the most probable child until a leaf, for probs (N, L)."
+    "Greedy descent: from the root to the most probable child until a leaf."
     probs, tables = _matrix(probs, "probs", len(taxonomy)), _tables(taxonomy)
     blocks = _blocks(probs, width=len(tables.names))
-    return np.concatenate([_descend(tables, _node_probs(tables, block)) for _, block in blocks])
+    return np.concatenate(
+        [_descend(tables, _node_probs(tables, block)) for _, block in blocks]
+    )
+
 
 def _descend(tables, nodes):
     leaves = len(tables.member)
     if not tables.children: return np.zeros(len(nodes), np.int64)  # a single class
-    # the best child of every inner node first: a few wide operations, not a walk a sample
+    # the best child of every inner node first: few wide operations, not a walk a sample
     best = np.empty((len(nodes), len(tables.children)), np.int32)
     for i, children in enumerate(tables.children):
         best[:, i] = children[nodes[:, tables.column[children]].argmax(1)]
@@ -221,20 +233,26 @@ def back_off(
     threshold: float,  # 0..1
     sizes: bool = False,  # also give the number of classes that each answer covers
 ):  # (N,) names of nodes; with sizes (names, (N,) integers)
-    "Name of the node with the fewest leaves whose probability reaches the threshold; ties: the most probable."
+    "The node of fewest leaves that reaches the threshold; ties: the most probable."
     probs, tables = _matrix(probs, "probs", len(taxonomy)), _tables(taxonomy)
     twice = [leaf for leaf in taxonomy.leaves if taxonomy.children(leaf)]
     if twice and not sizes:
-        raise ValueError(f"{listed(twice)} may mean a class or the classes below it; pass sizes=True, "
+        raise ValueError(f"{listed(twice)} may mean a class or those below it; pass sizes=True: "
                          "which tells how many classes an answer covers")
     threshold = _check_thresholds([threshold])
-    found = np.concatenate([_answers(tables, _node_probs(tables, block), threshold)[:, 0]
-                            for _, block in _blocks(probs, width=len(tables.deepest))])
+    found = np.concatenate(
+        [
+            _answers(tables, _node_probs(tables, block), threshold)[:, 0]
+            for _, block in _blocks(probs, width=len(tables.deepest))
+        ]
+    )
     names = tables.names[tables.deepest[found]]
     return (names, tables.member.sum(0)[found]) if sizes else names
 
 def _check_thresholds(thresholds):
-    thresholds = np.asarray(np.linspace(0, 1, 51) if thresholds is None else thresholds, np.float64)
+    thresholds = np.asarray(
+        np.linspace(0, 1, 51) if thresholds is None else thresholds, np.float64
+    )
     inside = (thresholds >= 0) & (thresholds <= 1)
     if thresholds.ndim == 1 and thresholds.size and inside.all(): return thresholds
     raise ValueError(f"thresholds must be numbers in 0..1, got {shown(thresholds.tolist())}; "
@@ -253,7 +271,7 @@ def accuracy_specificity_curve(
     labels: np.ndarray,  # (N,) leaf numbers
     thresholds: np.ndarray | None = None,  # (T,) in 0..1; default: 0, .02, ..., 1
 ) -> BackOffCurve:  # thresholds, accuracy, specificity: each (T,)
-    "Accuracy and specificity (after Deng et al., 2012) of `back_off` at every threshold, in one pass."
+    "Accuracy and specificity (after Deng et al., 2012) of `back_off` at thresholds."
     probs, tables = _matrix(probs, "probs", len(taxonomy)), _tables(taxonomy)
     labels = _labels(labels, len(taxonomy), len(probs))
     thresholds = _check_thresholds(thresholds)
@@ -264,4 +282,6 @@ def accuracy_specificity_curve(
 def _curve_sums(tables, nodes, labels, thresholds):
     answers = _answers(tables, nodes, thresholds)
     specificity = 1 - np.log(tables.member.sum(0)) / np.log(max(2, len(tables.member)))
-    return np.stack([tables.member[labels[:, None], answers].sum(0), specificity[answers].sum(0)])
+    return np.stack(
+        [tables.member[labels[:, None], answers].sum(0), specificity[answers].sum(0)]
+    )

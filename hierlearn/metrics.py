@@ -24,7 +24,7 @@ def _matrix(values, name, num_classes=None):
     "Any (N, L) array of numbers, not copied."
     values = np.asarray(values)
     if values.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must hold numbers, got {values.dtype}; pass floats of shape (N, L)")
+        raise ValueError(f"{name} must hold numbers, got {values.dtype}; pass floats")
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"{name} must have shape (N, L) with N, L >= 1, got {values.shape}; "
                          f"a single sample is {name}[None]")
@@ -40,14 +40,14 @@ def _labels(labels, num_classes=None, count=None, name="labels", other="probs"):
     if labels.ndim != 1 or not labels.size:
         hint = "pass one number for each sample"
         if labels.ndim == 2:  # Keras brings (N, 1), of which argmax would make zeros
-            hint = f"use {name}.{'ravel()' if labels.shape[1] == 1 else 'argmax(1) for one-hot rows'}"
+            hint = f"use {name}.{'ravel()' if labels.shape[1] == 1 else 'argmax(1)'}"
         raise ValueError(f"{name} must have shape (N,) with N >= 1, got {labels.shape}; {hint}")
     if labels.dtype.kind not in "iu":
         words = labels.dtype.kind in "UO"
         hint = f"[taxonomy.index(name) for name in {name}]" if words else f"{name}.astype(int)"
         raise ValueError(f"{name} must be integers, got {labels.dtype}; use {hint}")
     if count not in (None, len(labels)):
-        raise ValueError(f"{other} has {count} rows but {name} has {len(labels)}; pass one a sample")
+        raise ValueError(f"{other} has {count} rows but {name} has {len(labels)}; pass as many")
     bad = (labels < 0) | (labels >= (math.inf if num_classes is None else num_classes))
     if bad.any():
         span = "0 or more" if num_classes is None else f"in 0..{num_classes - 1}"
@@ -66,7 +66,7 @@ def _rows(count, width, budget=2**21):
     for start in range(0, count, step): yield slice(start, min(start + step, count))
 
 def _blocks(values, name="probs", probabilities=True, width=0):
-    "Checked blocks (rows, array): float64 and float32 as they are, everything else as float32."
+    "Checked blocks (rows, array): float64 and float32 as they are, others as float32."
     half = values.dtype.itemsize == 2  # cannot sum to 1 more exactly
     for rows in _rows(len(values), max(values.shape[1], width)):
         block = values[rows]
@@ -85,7 +85,8 @@ def _blocks(values, name="probs", probabilities=True, width=0):
 def _check_rows(bad, rows, name, says, values=None):
     if not bad.any(): return
     at = bad.argmax()
-    raise ValueError(f"{name} " + says.format(rows.start + at, *([] if values is None else [values[at]])))
+    says = says.format(rows.start + at, 0 if values is None else values[at])
+    raise ValueError(f"{name} {says}")
 
 # %% ../nbs/06_metrics.ipynb #cfff7d68
 def accuracy(
@@ -93,7 +94,7 @@ def accuracy(
     predictions: np.ndarray,  # (N,) integers: predicted classes
     labels: np.ndarray,  # (N,) integers: true classes
 ) -> float:  # share in 0..1
-    "Share of predictions (N,) that equal the labels (N,); ValueError on shapes or types that do not fit."
+    "Share of predictions that equal the labels; ValueError where they do not fit."
     predictions, labels = _pair(predictions, labels)
     return float((predictions == labels).mean())
 
@@ -101,7 +102,7 @@ def top_k(
     scores: np.ndarray,  # (N, L) probabilities, logits or any score: larger is better
     k: int = 5,  # how many
 ) -> np.ndarray:  # (N, k) integers: classes, best first
-    "The k best classes of each row of scores (N, L), best first; ties go to the lower class number."
+    "The k best classes of each row, best first; ties go to the lower class number."
     scores = _matrix(scores, "scores")
     k = check_int(k, "k", 1, scores.shape[1], "choose another k")
     return np.concatenate([_top_k(block, k) for _, block in _blocks(scores, "scores", False)])
@@ -123,7 +124,7 @@ def _top_k(block, k):
     best = np.argpartition(block, split, axis=1)[:, split:]
     values = np.take_along_axis(block, best, 1)
     kth = values.min(1, keepdims=True)
-    # a partition picks any of the classes that tie for the last place: pick the lowest instead
+    # a partition picks any of the classes that tie for the last place: pick the lowest
     tied = (block >= kth).sum(1) > k
     if tied.any():
         above, equal = block[tied] > kth[tied], block[tied] == kth[tied]
@@ -143,7 +144,10 @@ def confusion_matrix(
     "Counts (L, L) of each true class (row) taken for each predicted class (column)."
     predictions, labels = _pair(predictions, labels, num_classes)
     cells = labels.astype(np.int64) * num_classes + predictions.astype(np.int64)
-    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return np.bincount(cells, minlength=num_classes**2).reshape(
+        num_classes, num_classes
+    )
+
 
 def brier_score(
     probs: np.ndarray,  # (N, L), rows sum to 1
@@ -172,21 +176,25 @@ def reliability_curve(
     labels: np.ndarray,  # (N,) integers in 0..L-1
     bins: int = 15,  # number of equal-width bins, closed on the right
 ) -> Reliability:  # edges (bins + 1,), counts, confidence and accuracy (bins,)
-    "Confidence and accuracy of the predicted class in equal-width bins, for probs (N, L)."
+    "Confidence and accuracy of the predicted class in equal-width bins."
     probs = _matrix(probs, "probs")
     labels = _labels(labels, probs.shape[1], len(probs))
     bins = check_int(bins, "bins", 1, 10_000, "15 is usual")
-    sums = sum(_calibration(block, labels[rows], bins).sum(0) for rows, block in _blocks(probs))
+    sums = sum(
+        _calibration(block, labels[rows], bins).sum(0) for rows, block in _blocks(probs)
+    )
     with np.errstate(invalid="ignore"): means = sums[1:] / sums[0]
     return Reliability(np.linspace(0, 1, bins + 1), sums[0].astype(int), *means)
 
 # %% ../nbs/06_metrics.ipynb #b06060ad
 def _calibration(block, labels, bins):
-    "(n, 3, bins): for each sample 1, its confidence and whether it is right, in the column of its bin."
+    "(n, 3, bins): 1, confidence, and whether it is right, in the sample's bin."
     rows, best = np.arange(len(block)), block.argmax(1)
     confidence = block[rows, best].astype(np.float64)
     # rounding to nine digits keeps 0.3 in the bin that ends at 0.3
-    place = np.clip(np.ceil(np.round(confidence * bins, 9)).astype(int) - 1, 0, bins - 1)
+    place = np.clip(
+        np.ceil(np.round(confidence * bins, 9)).astype(int) - 1, 0, bins - 1
+    )
     out = np.zeros((len(block), 3, bins))
     out[rows, :, place] = np.stack([np.ones(len(block)), confidence, best == labels], 1)
     return out
@@ -197,20 +205,20 @@ def expected_calibration_error(
     labels: np.ndarray,  # (N,) integers in 0..L-1
     bins: int = 15,  # number of equal-width bins, closed on the right
 ) -> float:  # 0..1
-    "Mean gap between confidence and accuracy over bins of the top confidence, weighted by count."
+    "Mean gap of confidence and accuracy over bins of confidence, weighted by count."
     _, counts, confidence, right = reliability_curve(probs, labels, bins)
     gaps = abs(right - confidence)
     return float((counts * gaps)[counts > 0].sum() / counts.sum())
 
 # %% ../nbs/06_metrics.ipynb #e870779f
 class _Tables(NamedTuple):
-    names: np.ndarray  # (V,) leaves, then inner nodes, lowest first; a leaf with children is in both
+    names: np.ndarray  # (V,) leaves, then inner nodes, lowest first; some are both
     number: dict  # name -> position in names, as an inner node where it is one
     column: np.ndarray  # (V,) column of each node's leaf set; nodes of one set share it
-    member: np.ndarray  # (L, C) bool: leaf sets; the first L columns are the leaves themselves
+    member: np.ndarray  # (L, C) bool: leaf sets; the first L columns are the leaves
     inner: np.ndarray  # (L, C - L) the other columns as numbers, for matrix products
     deepest: np.ndarray  # (C,) the deepest node that has this leaf set
-    children: list  # for each inner node the positions of its children, and of itself as a leaf
+    children: list  # of each inner node: its children, and itself as leaf
     ancestors: np.ndarray  # (V, V) 0 or 1: node and its ancestors, without the root
     heights: np.ndarray  # (L, L) height of the lowest common ancestor
 
@@ -226,20 +234,32 @@ def _tables(taxonomy):
     own += [tuple(taxonomy.leaf_indices(node).tolist()) for node in inner]
     deepest = {}  # leaf set -> its lowest node, since the lowest come first
     for i, leaf_set in enumerate(own): deepest.setdefault(leaf_set, i)
-    sets = sorted(deepest, key=lambda leaf_set: (len(leaf_set), leaf_set))  # the leaves first
+    sets = sorted(
+        deepest, key=lambda leaf_set: (len(leaf_set), leaf_set)
+    )  # the leaves first
     place = {leaf_set: c for c, leaf_set in enumerate(sets)}
     member = np.zeros((len(leaves), len(sets)), bool)
     for c, leaf_set in enumerate(sets): member[list(leaf_set), c] = True
     ancestors = np.zeros((len(names), len(names)), np.float32)
     for i, node in enumerate(names):
-        ancestors[i, [number[a] for a in taxonomy.ancestors(node, include_self=True)]] = 1
+        ancestors[
+            i, [number[a] for a in taxonomy.ancestors(node, include_self=True)]
+        ] = 1
     ancestors[:, number[taxonomy.root]] = 0
     children = [[number[child] for child in taxonomy.children(node)] for node in inner]
-    for node, below in zip(inner, children): below += [leaves.index(node)] if node in leaves else []
-    return _Tables(np.array(names), number, np.array([place[s] for s in own]), member,
-                   member[:, len(leaves):].astype(np.float32), np.array([deepest[s] for s in sets]),
-                   [np.array(below) for below in children], ancestors,
-                   np.asarray(taxonomy.lca_height_matrix(), np.float64))
+    for node, below in zip(inner, children):
+        below += [leaves.index(node)] if node in leaves else []
+    return _Tables(
+        np.array(names),
+        number,
+        np.array([place[s] for s in own]),
+        member,
+        member[:, len(leaves) :].astype(np.float32),
+        np.array([deepest[s] for s in sets]),
+        [np.array(below) for below in children],
+        ancestors,
+        np.asarray(taxonomy.lca_height_matrix(), np.float64),
+    )
 
 # %% ../nbs/06_metrics.ipynb #14d145c9
 def mistake_severity(
@@ -257,11 +277,11 @@ def mistake_severity(
 # %% ../nbs/06_metrics.ipynb #19a5912d
 def hierarchical_distance_at_k(
     taxonomy: Taxonomy,  # L leaves
-    scores: np.ndarray,  # (N, L) probabilities, logits or negative risks: larger is better
+    scores: np.ndarray,  # (N, L) probabilities, logits or risks: larger is better
     labels: np.ndarray,  # (N,) leaf numbers
     k: int = 1,  # how many of the best classes are judged
 ) -> float:  # units of height
-    "Mean LCA height between the truth and each of the k best classes (Bertinetto et al., 2020)."
+    "Mean LCA height of truth and each of the k best classes (Bertinetto et al., 2020)."
     best = top_k(_matrix(scores, "scores", len(taxonomy)), k)  # (N, k)
     labels = _labels(labels, len(taxonomy), len(best), other="scores")
     return float(_tables(taxonomy).heights[labels[:, None], best].mean())
@@ -273,7 +293,7 @@ def severity_histogram(
     predictions: np.ndarray,  # (N,) leaf numbers
     labels: np.ndarray,  # (N,) leaf numbers
 ) -> dict:  # LCA height -> number of samples; height 0 counts the right ones
-    "How many samples have which LCA height; every height between two leaves of the taxonomy is present."
+    "How many samples have which LCA height; all heights between leaves are there."
     predictions, labels = _pair(predictions, labels, len(taxonomy))
     heights = _tables(taxonomy).heights
     found = dict.fromkeys(np.unique(heights).tolist(), 0)
@@ -284,7 +304,9 @@ def severity_histogram(
 def _set_sizes(taxonomy, predictions, labels):
     "Sizes of the shared, the predicted and the true ancestor sets, each (N,)."
     ancestors = _tables(taxonomy).ancestors  # (V, V)
-    (p, p_at), (t, t_at) = (np.unique(v, return_inverse=True) for v in (predictions, labels))
+    (p, p_at), (t, t_at) = (
+        np.unique(v, return_inverse=True) for v in (predictions, labels)
+    )
     shared = ancestors[p] @ ancestors[t].T
     size = ancestors.sum(1)
     sizes = shared[p_at, t_at], size[predictions], size[labels]
@@ -297,6 +319,7 @@ class HierarchicalScores(NamedTuple):
     recall: float
     f1: float
 
+# %% ../nbs/06_metrics.ipynb #43a223dc
 def hierarchical_scores(
     taxonomy: Taxonomy,  # L leaves
     *,
@@ -304,7 +327,7 @@ def hierarchical_scores(
     labels: np.ndarray,  # (N,) leaf numbers, or names of any nodes
     average: str = "micro",  # "micro" pools the counts, "macro" averages over samples
 ) -> HierarchicalScores:  # precision, recall, f1
-    "Scores of ancestor sets without the root (Kiritchenko et al., 2006); an empty set scores 0."
+    "Scores of ancestor sets without root (Kiritchenko et al., 2006); none scores 0."
     check_choice(average, "average", ("micro", "macro"))
     sizes = _set_sizes(taxonomy, *_node_pair(taxonomy, predictions, labels))
     if average == "micro": scores = _f1(*(values.sum() for values in sizes))
@@ -314,7 +337,12 @@ def hierarchical_scores(
 # %% ../nbs/06_metrics.ipynb #2491cfc3
 def _f1(shared, predicted, true):
     precision, recall = shared / np.maximum(predicted, 1), shared / np.maximum(true, 1)
-    return precision, recall, 2 * precision * recall / np.maximum(precision + recall, 1e-300)
+    return (
+        precision,
+        recall,
+        2 * precision * recall / np.maximum(precision + recall, 1e-300),
+    )
+
 
 def _node_numbers(taxonomy, values, name):
     "Positions in the tables' names, of leaf numbers or of names."
@@ -323,7 +351,7 @@ def _node_numbers(taxonomy, values, name):
     number, values = _tables(taxonomy).number, values.ravel().tolist()
     unknown = [value for value in values if value not in number]
     if not unknown: return np.array([number[value] for value in values], int)
-    raise ValueError(f"{name} holds {shown(unknown[0])}, which is no node of the taxonomy; use its names")
+    raise ValueError(f"{name} holds {shown(unknown[0])}, which is no node of the taxonomy")
 
 def _node_pair(taxonomy, predictions, labels):
     predictions = _node_numbers(taxonomy, predictions, "predictions")
@@ -337,11 +365,11 @@ def coarse_accuracy(
     taxonomy: Taxonomy,  # L leaves
     *,
     labels: np.ndarray,  # (N,) leaf numbers
-    predictions: np.ndarray | None = None,  # (N,) leaf numbers, mapped up to their groups; or
+    predictions: np.ndarray | None = None,  # (N,) leaf numbers, mapped up; or
     probs: np.ndarray | None = None,  # (N, L) probabilities, summed below each node
     level: int = 1,  # depth of the cut: 1 is just below the root
 ) -> float:  # share in 0..1
-    "Share of samples whose coarse class at a level is right, of predicted leaves or of probabilities."
+    "Share of samples whose coarse class is right, of leaves or of probabilities."
     if (predictions is None) == (probs is None):
         raise ValueError("coarse_accuracy judges predictions= or probs=; pass one of them")
     tables = _tables(taxonomy)
@@ -364,7 +392,7 @@ def _level_columns(taxonomy, tables, level):
                      else taxonomy.index(node) for node in taxonomy.cut(level)])
 
 def _same_group(tables, columns):
-    "(L, L) bool: whether two leaves share a group; a leaf that is its own group needs no product."
+    "(L, L) bool: whether two leaves share a group; lone leaves need no product."
     shared = np.eye(len(tables.member), dtype=bool)
     groups = tables.member[:, columns[columns >= len(shared)]].astype(np.float32)
     return shared | (groups @ groups.T > 0)
@@ -374,15 +402,17 @@ def _right_at(tables, nodes, labels, columns):
 
 def _node_probs(tables, block):
     "(n, C) probability of each leaf set."
-    return np.concatenate([block, block @ tables.inner.astype(block.dtype, copy=False)], 1)
+    return np.concatenate(
+        [block, block @ tables.inner.astype(block.dtype, copy=False)], 1
+    )
 
 # %% ../nbs/06_metrics.ipynb #93b7f8bb
 def path_consistency(
     taxonomy: Taxonomy,  # L leaves
-    predictions: Sequence[np.ndarray],  # one (N,) array a level, coarse to fine: integers into `nodes`
-    nodes: Sequence[Sequence[str]] | None = None,  # names a level; None: cut(1), ..., the leaves last
+    predictions: Sequence[np.ndarray],  # (N,) a level, coarse to fine: into `nodes`
+    nodes: Sequence[Sequence[str]] | None = None,  # names a level; None: cuts
 ) -> float:  # share in 0..1
-    "Share of samples whose levels lie on one path: each finer node is, or lies below, the coarser one."
+    "Share of samples on one path: each finer node is, or lies below, the coarser one."
     if len(predictions) < 2:
         raise ValueError(f"predictions must hold at least two levels, got {len(predictions)}; "
                          "pass [coarse, fine]")
@@ -396,17 +426,34 @@ def path_consistency(
                   _labels(found, len(names), count, "predictions", "the first level")]
               for found, names in zip(predictions, nodes)]
     root, above = len(_tables(taxonomy).names) - 1, _tables(taxonomy).ancestors
-    steps = [(above[fine, coarse] > 0) | (coarse == root) for coarse, fine in zip(levels, levels[1:])]
+    steps = [
+        (above[fine, coarse] > 0) | (coarse == root)
+        for coarse, fine in zip(levels, levels[1:])
+    ]
     return float(np.logical_and.reduce(steps).mean())
 
 # %% ../nbs/06_metrics.ipynb #89551845
 def __getattr__(name):
-    # `hierlearn.metrics.evaluate` stays an address, though the function needs the rooms above this one
+    # `metrics.evaluate` stays an address, though it needs the rooms above this one
     room = "report" if name == "evaluate" else globals().get("_MOVED", {}).get(name)
     if room is None: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"hierlearn.{room}"), name)
 
 # %% ../nbs/06_metrics.ipynb #5f9a244c
 # transitional forwarding, removed before the end
-_MOVED = dict.fromkeys(("softmax", "aggregate", "AGGREGATION_RULES", "node_probabilities", "conditional_risk", "crm", "top_down", "back_off", "BackOffCurve", "accuracy_specificity_curve"), "decisions")
+_MOVED = dict.fromkeys(
+    (
+        "softmax",
+        "aggregate",
+        "AGGREGATION_RULES",
+        "node_probabilities",
+        "conditional_risk",
+        "crm",
+        "top_down",
+        "back_off",
+        "BackOffCurve",
+        "accuracy_specificity_curve",
+    ),
+    "decisions",
+)
 _MOVED |= dict.fromkeys(("Estimate", "bootstrap", "Report"), "report")

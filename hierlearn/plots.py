@@ -16,6 +16,7 @@ import re
 import sys
 from importlib import resources
 from itertools import pairwise
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
 # %% ../nbs/09_plots.ipynb #6c53a0ae
-from .basics import check_choice, check_int, listed
+from .basics import check_choice, check_int
 from .taxonomy import Taxonomy
 
 # %% ../nbs/09_plots.ipynb #b8ebff7d
@@ -37,13 +38,14 @@ def describe(
     drawing,  # matplotlib Axes or Figure, or an array of Axes (the first gets the text)
     alt: str,  # one sentence that says what is to be seen
 ):  # the drawing
-    "Give a drawing its text alternative, which its SVG carries; `ValueError` where it is empty."
-    (drawing if isinstance(drawing, Figure) else np.ravel(drawing)[0]).alt_text = _sentence(alt)
+    "Give a drawing its text alternative, which its SVG carries; ValueError if empty."
+    part = drawing if isinstance(drawing, Figure) else np.ravel(drawing)[0]
+    part.alt_text = _sentence(alt)
     return drawing
 
 def _sentence(alt):
     if isinstance(alt, str) and alt.strip(): return " ".join(alt.split())
-    raise ValueError("alt must be one sentence that says what the figure shows; write it for a reader")
+    raise ValueError("alt must be one sentence that says what the figure shows; write it")
 
 def _axes(ax, width, height, alt, panels=1):
     "The given axes, or those of a new figure no wider than a column, with their text."
@@ -59,13 +61,13 @@ def _tidy(ax, xlabel="", ylabel="", title="", grid="y"):
     ax.tick_params(colors=INK, labelsize=9, color=FAINT)
     if grid: ax.grid(axis=grid, color=FAINT, linewidth=0.6)
     ax.set_axisbelow(True)
-    ax.set_xlabel(xlabel, color=INK, fontsize=9)
-    ax.set_ylabel(ylabel, color=INK, fontsize=9)
+    for say, text in ((ax.set_xlabel, xlabel), (ax.set_ylabel, ylabel)):
+        say(text, color=INK, fontsize=9)
     if title: ax.set_title(title, loc="left", fontsize=10, color=INK)
     return ax
 
 def _legend(ax, **options):
-    if ax.get_legend_handles_labels()[0]: ax.legend(frameon=False, fontsize=8, labelcolor=INK, **options)
+    ax.legend(frameon=False, fontsize=8, labelcolor=INK, **options)
 
 # %% ../nbs/09_plots.ipynb #9c538295
 _SVG_LOOK = {
@@ -79,19 +81,21 @@ _STYLE = ("<style>svg.figure-svg:root{color:#222;background:#fff}html[data-schem
 def to_svg(
     drawing,  # matplotlib Figure, or Axes of one
 ) -> str:  # one <svg> element with role, label and title
-    "The figure as SVG that follows the page's theme and tells its text alternative; the same at every call."
+    "The figure as SVG that follows the page's theme and tells its text alternative."
     figure = drawing if isinstance(drawing, Figure) else np.ravel(drawing)[0].figure
     texts = (getattr(part, "alt_text", "") for part in (figure, *figure.axes))
     alt = html.escape(" ".join(filter(None, texts)))
+    options = dict(format="svg", bbox_inches="tight", transparent=True, dpi=144)
+    options["metadata"] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     file = io.StringIO()
-    with plt.rc_context(_SVG_LOOK):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # no date, no versions
-        figure.savefig(file, format="svg", bbox_inches="tight", transparent=True, dpi=144, metadata=nothing)
-    text = re.sub(r"(?s)^.*?<svg |<defs>\s*<style.*?</style>\s*</defs>\n?", "", file.getvalue().strip())
+    with plt.rc_context(_SVG_LOOK): figure.savefig(file, **options)
+    text = file.getvalue().strip()
+    text = re.sub(r"(?s)^.*?<svg |<defs>\s*<style.*?</style>\s*</defs>\n?", "", text)
     text = re.sub(r"(fill|stroke): (#\w{6})\b", lambda m: f"{m[1]}: {_THEME.get(m[2], m[2])}", text)
     text = re.sub(r"data:image/png;base64,([\w+/=\s]+)", _smaller, text)
-    # ids that nothing points at go, the others are made this figure's own: a page holds many
-    used, own = set(re.findall(r"#([\w-]+)[\")]", text)), hashlib.sha256(text.encode()).hexdigest()[:8]
+    # ids that nothing points at go, the others become this figure's own
+    used = set(re.findall(r"#([\w-]+)[\")]", text))
+    own = hashlib.sha256(text.encode()).hexdigest()[:8]
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{m[1]}-{own}"' if m[1] in used else "", text)
     text = re.sub(r'(url\(#|href="#)([\w-]+)', rf"\1\2-{own}", text)
     head = f'<svg class="figure-svg" role="img" aria-label="{alt}" fill="currentColor" '
@@ -99,7 +103,7 @@ def to_svg(
     return head + text.replace(">", f">\n<title>{alt}</title>{_STYLE}", 1)
 
 def _smaller(match):
-    "A photograph as JPEG where that is smaller; small pictures keep their exact pixels."
+    "A photograph as JPEG where that is smaller; small pictures keep exact pixels."
     from PIL import Image
     data = base64.b64decode(match[1])
     image, file = Image.open(io.BytesIO(data), formats=["PNG"]), io.BytesIO()
@@ -109,7 +113,7 @@ def _smaller(match):
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 def use_svg():
-    "Show every figure of this notebook as the SVG of `to_svg`; outside a notebook nothing happens."
+    "Show every figure of this notebook as the SVG of `to_svg`; elsewhere do nothing."
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if not hasattr(shell, "kernel"): return
     from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -122,7 +126,7 @@ def use_svg():
 
 # %% ../nbs/09_plots.ipynb #59f2426a
 def show_images(
-    images,  # (N, H, W, 3), (N, H, W, 1) or (N, H, W), or a list of such; uint8, or float in 0..1
+    images,  # (N, H, W, 3), (N, H, W, 1) or (N, H, W), or list; uint8 or floats in 0..1
     titles=None,  # N strings, drawn above the images; may hold line breaks
     columns: int = 8,  # images in a row
     size: float = 1.0,  # width of an image in inches
@@ -131,17 +135,17 @@ def show_images(
     alt: str,  # what is to be seen, in one sentence
     ax=None,  # matplotlib Axes; None makes a figure
 ):  # the Axes
-    "Draw a grid of images on one Axes, pixels kept; `ValueError` if shapes, values or counts do not fit."
+    "Draw a grid of images on one Axes, pixels kept; ValueError for what does not fit."
     images = [_picture(image, i) for i, image in enumerate(images)]
     if not images: raise ValueError("no images to show; pass at least one")
     for name, values in (("titles", titles), ("correct", correct)):
         if values is not None and len(values) != len(images):
-            raise ValueError(f"{len(values)} {name} for {len(images)} images; pass one for each image")
+            raise ValueError(f"{len(values)} {name} for {len(images)} images; pass one for each")
     columns = min(check_int(columns, "columns", 1), len(images))
     titles = [""] * len(images) if titles is None else list(map(str, titles))
-    colors = [INK] * len(images) if correct is None else [GOOD if c else BAD for c in correct]
+    colors = [INK] * len(images) if correct is None else np.where(correct, GOOD, BAD)
     rows, lines = -(-len(images) // columns), max(t.count("\n") + 1 if t else 0 for t in titles)
-    pitch = 1.06 + lines * 0.16 / size  # height of a row in image widths, titles included
+    pitch = 1.06 + lines * 0.16 / size  # height of a row in image widths
     ax = _axes(ax, columns * size * 1.04 + 0.1, rows * pitch * size + 0.1, alt)
     for i, (image, title, color) in enumerate(zip(images, titles, colors)):
         left, bottom = (i % columns) * 1.04, -(i // columns) * pitch - 1
@@ -153,8 +157,8 @@ def show_images(
                   interpolation="none" if max(image.shape) <= 128 else "antialiased")
         if title: ax.text(left + 0.5, bottom + 1.03, title, ha="center", va="bottom", color=color,
                           fontsize=min(9, 6 + 2 * size), linespacing=1.05)
-    ax.set(xlim=(-0.02, columns * 1.04 - 0.02), ylim=(-(rows - 1) * pitch - 1.02, pitch - 1.02))
-    ax.set_aspect("equal")
+    ylim = (1 - rows) * pitch - 1.02, pitch - 1.02
+    ax.set(xlim=(-0.02, columns * 1.04 - 0.02), ylim=ylim, aspect="equal")
     ax.axis("off")
     return ax
 
@@ -164,10 +168,11 @@ def _picture(image, i):
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[2] == 1: image = image[..., 0]
     if image.ndim not in (2, 3) or image.ndim == 3 and image.shape[2] not in (3, 4):
-        raise ValueError(f"image {i} has shape {image.shape}; pass (H, W), (H, W, 1) or (H, W, 3), channels last")
-    if 0 in image.shape: raise ValueError(f"image {i} is empty: its shape is {image.shape}; leave it out")
+        raise ValueError(f"image {i} has shape {image.shape}; pass (H, W), (H, W, 1) or (H, W, 3), "
+                         "channels last")
+    if 0 in image.shape: raise ValueError(f"image {i} is empty: its shape is {image.shape}")
     if image.dtype == np.uint8: return image
-    if not np.isfinite(image).all(): raise ValueError(f"image {i} holds NaN or infinity; mend the values")
+    if not np.isfinite(image).all(): raise ValueError(f"image {i} holds NaN or infinity; mend it")
     if image.min() < 0 or image.max() > 1:
         values = f"{image.min():.4g} to {image.max():.4g}"
         raise ValueError(f"image {i} has values from {values}; pass uint8, or floats in 0..1")
@@ -183,37 +188,39 @@ def plot_kernels(
     alt: str,  # what is to be seen, in one sentence
     ax=None,  # matplotlib Axes; None makes a figure
 ):  # the Axes
-    "Draw first-layer kernels, each scaled to its own largest value, so that 0 is middle grey."
+    "Draw first-layer kernels, each scaled to its largest value; 0 is middle grey."
     kernels = np.asarray(kernels, dtype=float)
     if kernels.ndim != 4 or kernels.shape[2] not in (1, 3):
         raise ValueError(f"kernels have shape {kernels.shape}; pass (h, w, 3, n) or (h, w, 1, n), "
                          "a PyTorch layer's weight.permute(2, 3, 1, 0)")
-    if not np.isfinite(kernels).all(): raise ValueError("kernels hold NaN or infinity; the training has diverged")
+    if not np.isfinite(kernels).all():
+        raise ValueError("kernels hold NaN or infinity; the training has diverged")
     largest = np.abs(kernels).max(axis=(0, 1, 2), keepdims=True)
-    pictures = 0.5 + 0.5 * kernels / np.where(largest > 0, largest, 1)
-    return show_images(np.moveaxis(pictures, 3, 0).clip(0, 1), titles, columns, size, alt=alt, ax=ax)
+    pictures = np.moveaxis(.5 + .5 * kernels / np.where(largest > 0, largest, 1), 3, 0)
+    return show_images(pictures.clip(0, 1), titles, columns, size, alt=alt, ax=ax)
 
 # %% ../nbs/09_plots.ipynb #0e40f998
 def plot_history(
-    history,  # dict of name -> numbers, one for an epoch; a name and its "val_" twin share a panel
-    measures=None,  # names of the panels, in order; None takes all (the learning rate excepted)
+    history,  # dict of name -> numbers; a name and its "val_" twin share a panel
+    measures=None,  # names of the panels, in order; None: all but the learning rate
     *,
     alt: str,  # what is to be seen, in one sentence
     ax=None,  # one Axes, or as many as there are panels; None makes a figure
 ):  # array of Axes
     "Draw the training curves, one panel for each measure."
-    history = {name: np.asarray(values, dtype=float) for name, values in dict(history).items()}
+    history = {name: np.asarray(found, float) for name, found in dict(history).items()}
     if not history: raise ValueError("the history is empty; train at least one epoch")
     for name, values in history.items():
         if values.ndim != 1 or not len(values):
-            raise ValueError(f"history[{name!r}] has shape {values.shape}; pass one number for each epoch")
+            raise ValueError(f"history[{name!r}] has shape {values.shape}; pass a number an epoch")
     if measures is None:
         names = (name.removeprefix("val_") for name in history)
-        measures = [name for name in dict.fromkeys(names) if "learning_rate" not in name and name != "lr"]
+        measures = [n for n in dict.fromkeys(names) if "learning_rate" not in n and n != "lr"]
     if unknown := [m for m in measures if m not in history and f"val_{m}" not in history]:
         raise ValueError(f"the history has no {unknown[0]!r}; it has {', '.join(history)}")
     if ax is not None and np.size(ax) != len(measures):
-        raise ValueError(f"{np.size(ax)} axes for {len(measures)} measures ({', '.join(measures)}); "
+        names = ", ".join(measures)
+        raise ValueError(f"{np.size(ax)} axes for {len(measures)} measures ({names}); "
                          "pass measures=, or as many axes")
     axes = np.atleast_1d(_axes(ax, 3.8 * len(measures), 2.6, alt, len(measures)))
     for panel, measure in zip(axes, measures): _curve(panel, history, measure)
@@ -226,13 +233,14 @@ def _curve(ax, history, measure):
         if name not in history: continue
         values = history[name]
         epochs = np.arange(1, len(values) + 1)
-        ax.plot(epochs, values, "o" * (len(values) == 1) + "-", color=color, linewidth=width, label=label)
+        mark = "o" if len(values) == 1 else None
+        ax.plot(epochs, values, color=color, linewidth=width, label=label, marker=mark)
         if label == "validation" and np.isfinite(values).any():
             lower = "loss" in measure or "error" in measure
             best = np.nanargmin(values) if lower else np.nanargmax(values)
             ax.plot(epochs[best], values[best], "o", color=color, markersize=6)
-            ax.annotate(f"{values[best]:.3f}", (epochs[best], values[best]), color=color, fontsize=8,
-                        textcoords="offset points", xytext=(0, 7), ha="center")
+            ax.annotate(f"{values[best]:.3f}", (epochs[best], values[best]), color=color,
+                        fontsize=8, textcoords="offset points", xytext=(0, 7), ha="center")
     ax.margins(y=0.15)
     ax.xaxis.get_major_locator().set_params(integer=True)
     _tidy(ax, "epoch", "", measure.replace("_", " "))
@@ -240,21 +248,23 @@ def _curve(ax, history, measure):
 
 # %% ../nbs/09_plots.ipynb #ffbb932e
 def plot_runs(
-    runs: dict,  # label -> history or `runs.Record`, or a list of them that differ in the seed
+    runs: dict,  # label -> history or `runs.Record`, or a list of them, one a seed
     measure: str = "val_accuracy",  # name of the curve
     *,
     alt: str,  # what is to be seen, in one sentence
     ax=None,  # matplotlib Axes; None makes a figure
 ):  # the Axes
-    "Draw one measure over the epochs: a line a run, or a label's mean and a band of one standard deviation."
+    "Draw a measure over the epochs: a line a run, or mean and one standard deviation."
     groups = _grouped_curves(runs, measure)
     ax = _axes(ax, 4.2, 2.8, alt)
     for i, (label, curves) in enumerate(groups.items()):
-        color, mean, epochs = PALETTE[i % len(PALETTE)], curves.mean(0), np.arange(1, curves.shape[1] + 1)
+        color, mean = PALETTE[i % len(PALETTE)], curves.mean(0)
+        epochs = np.arange(1, len(mean) + 1)
         if len(curves) > 1:
             label, spread = f"{label} (n = {len(curves)})", curves.std(0, ddof=1)
-            ax.fill_between(epochs, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
-        ax.plot(epochs, mean, "o" * (len(mean) == 1) + "-", color=color, linewidth=2, label=label)
+            ax.fill_between(epochs, mean - spread, mean + spread, color=color, alpha=.2, lw=0)
+        mark = "o" if len(mean) == 1 else None
+        ax.plot(epochs, mean, color=color, linewidth=2, label=label, marker=mark)
     ax.xaxis.get_major_locator().set_params(integer=True)
     _tidy(ax, "epoch", measure.removeprefix("val_").replace("_", " "),
           "validation" if measure.startswith("val_") else "training")
@@ -263,60 +273,60 @@ def plot_runs(
 
 def _grouped_curves(runs, measure):
     "Curves (runs, epochs) of one measure by label."
-    if not isinstance(runs, dict): raise ValueError("runs must be a dict; write {'first': history, ...}")
+    if not isinstance(runs, dict): raise ValueError("runs must be a dict; write {'first': history}")
     if not runs: raise ValueError("there are no runs to draw; pass at least one")
     found = {}
     for label, group in runs.items():
         group = group if isinstance(group, (list, tuple)) else [group]
-        histories = [getattr(run, "curves", run) for run in group]  # a record's, or one as it is
-        if not all(isinstance(history, dict) for history in histories):
+        found[label] = [getattr(run, "curves", run) for run in group]  # a record's, or as it is
+        if not all(isinstance(history, dict) for history in found[label]):
             raise ValueError(f"runs must hold histories or records; {label!r} holds something else")
-        for history in histories:
-            if measure not in history:
-                raise ValueError(f"a run of {label!r} has no {measure!r}; it has {listed(history)}")
-        curves = [np.asarray(history[measure], dtype=float) for history in histories]
-        if len({len(curve) for curve in curves}) != 1:
-            raise ValueError(f"the runs of {label!r} need the same number of epochs, "
-                             f"they have {[len(curve) for curve in curves]}")
-        found[label] = np.stack(curves)
-    return found
+        for history in found[label]: check_choice(measure, f"measure of {label!r}", history)
+        found[label] = [np.asarray(history[measure], float) for history in found[label]]
+        if len(set(map(len, found[label]))) != 1:
+            lengths = [len(curve) for curve in found[label]]
+            raise ValueError(f"the runs of {label!r} need the same number of epochs, have {lengths}")
+    return {label: np.stack(curves) for label, curves in found.items()}
 
 # %% ../nbs/09_plots.ipynb #cecedc3b
-_BLUES = LinearSegmentedColormap.from_list("blues", [(0, .33, .6, 0), (0, .33, .6, 1)])  # none is the ground
+# from the page's own ground to blue
+_BLUES = LinearSegmentedColormap.from_list("blues", [(0, .33, .6, 0), (0, .33, .6, 1)])
 
 def plot_confusion(
     matrix,  # (C, C) counts: rows true classes, columns predictions
     class_names=None,  # C strings; None numbers the classes
     order=None,  # C indices: the order of rows and columns; None keeps it
-    borders=None,  # positions, after ordering, where a new group starts: lines, and a frame each
-    group_names=None,  # of the groups between borders, written at the right; one more than borders
+    borders=None,  # positions, after ordering, where a new group starts
+    group_names=None,  # of the groups between borders; one more than borders
     normalize: bool = True,  # divide each row by its sum; empty rows stay 0
-    annotate: bool | None = None,  # write the numbers into the cells; None: for at most 12 classes
+    annotate: bool | None = None,  # write the numbers; None: for at most 12 classes
     *,
     alt: str,  # what is to be seen, in one sentence
     ax=None,  # matplotlib Axes; None makes a figure
 ):  # the Axes
     "Draw a confusion matrix, optionally reordered and with borders between groups."
-    matrix, names, borders = _check_confusion(matrix, class_names, order, borders, group_names)
+    matrix, names, borders = _check_confusion(
+        matrix, class_names, order, borders, group_names)
     count = len(matrix)
     if normalize: matrix = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-12)
     if annotate is None: annotate = count <= 12
-    side = 1.6 + (0.42 * count if annotate else np.clip(0.125 * count + 2.4 * (count < 40), 3.2, 5.4))
+    wide = 0.42 * count if annotate else min(5.4, 2.4 * (count < 40) + 0.125 * count)
+    side = 1.6 + wide
     ax = _axes(ax, side + 0.6, side, alt)
     top = 1 if normalize else max(matrix.max(), 1)
     # square root: rare confusions show
-    mesh = ax.pcolormesh(matrix, cmap=_BLUES, norm=PowerNorm(1 if annotate else 0.5, 0, top),
-                         rasterized=count > 30, edgecolors=FAINT if annotate else "none", linewidth=0.5)
+    norm, edges = PowerNorm(1 if annotate else 0.5, 0, top), FAINT if annotate else "none"
+    mesh = ax.pcolormesh(matrix, cmap=_BLUES, norm=norm, rasterized=count > 30,
+                         edgecolors=edges, linewidth=0.5)
     ax.set(aspect="equal", ylim=(count, 0), xlabel="predicted", ylabel="true")
     if annotate:
         for (row, column), value in np.ndenumerate(matrix):
-            ax.text(column + .5, row + .5, f"{value:.2f}" if normalize else f"{value:.0f}", fontsize=7.5,
+            ax.text(column + .5, row + .5, f"{value:.{2 * normalize}f}", fontsize=7.5,
                     ha="center", va="center", color="white" if value > .6 * top else INK)
     _label_cells(ax, names if count <= 64 or group_names is None else [])
     _draw_groups(ax, count, borders, group_names)
-    where = dict(shrink=0.6) if group_names is None else dict(
-        location="top", shrink=0.4, aspect=40, pad=0.01)
-    bar = ax.figure.colorbar(mesh, ax=ax, **where)
+    above = dict(location="top", shrink=0.4, aspect=40, pad=0.01)
+    bar = ax.figure.colorbar(mesh, ax=ax, **(dict(shrink=0.6) if group_names is None else above))
     bar.set_label("share of the true class" if normalize else "images", fontsize=8)
     bar.ax.tick_params(labelsize=8, length=0)
     bar.outline.set_visible(False)
@@ -332,15 +342,17 @@ def _label_cells(ax, names):
     ax.spines[:].set_visible(False)
 
 def _draw_groups(ax, count, borders, names):
-    "Borders between groups, a frame around each one's own block, and names at the right."
+    "Borders between groups, a frame around each own block, and names at the right."
     for place in borders:
         ax.axhline(place, color="#8899A6", linewidth=0.5)
         ax.axvline(place, color="#8899A6", linewidth=0.5)
     for i, (start, stop) in enumerate(pairwise([0, *borders, count])):
-        if borders: ax.add_patch(plt.Rectangle((start, start), stop - start, stop - start, fill=False,
-                                               edgecolor=PALETTE[1], linewidth=1.1, clip_on=False))
-        if names: ax.text(count * 1.012, (start + stop) / 2, str(names[i]).replace("_", " "), va="center",
-                          fontsize=7.5 if count > 12 else 9, color=INK)
+        frame = plt.Rectangle((start, start), stop - start, stop - start, fill=False,
+                              edgecolor=PALETTE[1], linewidth=1.1, clip_on=False)
+        if borders: ax.add_patch(frame)
+        if not names: continue
+        ax.text(count * 1.012, (start + stop) / 2, str(names[i]).replace("_", " "), color=INK,
+                va="center", fontsize=7.5 if count > 12 else 9)
 
 # %% ../nbs/09_plots.ipynb #f03f5d19
 def _check_confusion(matrix, class_names, order, borders, group_names):
@@ -348,28 +360,28 @@ def _check_confusion(matrix, class_names, order, borders, group_names):
     matrix = np.asarray(matrix, dtype=float)
     count = len(matrix) if matrix.ndim else 0
     if matrix.shape != (count, count) or not count:
-        raise ValueError(f"the confusion matrix has shape {matrix.shape}; pass a square one, rows true classes")
+        raise ValueError(f"the confusion matrix has shape {matrix.shape}; pass a square one")
     if not np.isfinite(matrix).all() or (matrix < 0).any():
-        raise ValueError("the confusion matrix holds negative numbers, NaN or infinity; pass counts")
+        raise ValueError("the matrix holds negative numbers, NaN or infinity; pass counts")
     names = list(map(str, range(count) if class_names is None else class_names))
     if len(names) != count:
-        raise ValueError(f"{len(names)} class names for a {count}×{count} matrix; pass one for each class")
+        raise ValueError(f"{len(names)} class names for a {count}×{count} matrix; pass one each")
     order = list(range(count)) if order is None else np.asarray(order).tolist()
     if sorted(order) != list(range(count)):
-        raise ValueError(f"order must hold each index 0..{count - 1} once; got {len(order)} entries")
+        raise ValueError(f"order must hold each index 0..{count - 1} once; it has {len(order)}")
     borders = sorted(map(int, borders)) if borders is not None else []
     if borders and not 0 < borders[0] <= borders[-1] < count:
-        raise ValueError(f"borders must lie inside 1..{count - 1}, got {borders}; leave the ends out")
+        raise ValueError(f"borders must lie inside 1..{count - 1}, got {borders}; correct them")
     if group_names is not None and len(group_names) != len(borders) + 1:
-        raise ValueError(f"{len(group_names)} group names for {len(borders) + 1} groups; pass one for each")
+        raise ValueError(f"{len(group_names)} group names for {len(borders) + 1} groups; pass all")
     return matrix[np.ix_(order, order)], [names[i] for i in order], borders
 
 # %% ../nbs/09_plots.ipynb #aa2c1278
 def taxonomy_order(
     taxonomy: Taxonomy,  # L leaves
     level: int = 1,  # depth of the groups: 1 is just below the root
-) -> tuple:  # (order, borders, group names): leaf numbers (L,), positions of new groups, strings
-    "Leaves in the order of a walk down the tree, cut at `level`; one with several parents stands at its first."
+) -> tuple:  # order (L,) of leaf numbers, borders, names of the groups
+    "Leaves as a walk down the tree meets them, cut at `level`; each stands once."
     order, borders, groups = [], [], []
     for group in taxonomy.cut(level):
         members = [i for i in _walk(taxonomy, group) if i not in order]
@@ -383,7 +395,8 @@ def _walk(taxonomy, node):
     "Numbers of the leaves below `node`, depth first, each once."
     if not taxonomy.children(node): return [taxonomy.index(node)]
     own = [taxonomy.index(node)] if node in taxonomy.leaves else []
-    return list(dict.fromkeys(own + [i for child in taxonomy.children(node) for i in _walk(taxonomy, child)]))
+    for child in taxonomy.children(node): own += _walk(taxonomy, child)
+    return list(dict.fromkeys(own))
 
 def plot_tree_confusion(
     matrix,  # (L, L) counts, in the order of the leaves
@@ -394,34 +407,37 @@ def plot_tree_confusion(
     alt: str,  # what is to be seen, in one sentence
     ax=None,  # matplotlib Axes; None makes a figure
 ):  # the Axes
-    """Draw a confusion matrix in the order of the tree, with borders and names of its groups.
+    """Draw a confusion matrix in the order of the tree, with borders of its groups.
 
-    Each class stands in one group. One with several parents stands in the first of them, so its
+    Each class stands once: one with several parents stands in the first of them, so its
     mistakes inside another parent lie outside the blocks.
     """
     matrix = np.asarray(matrix)
     if matrix.shape != (len(taxonomy),) * 2:
-        raise ValueError(f"the confusion matrix has shape {matrix.shape}; this taxonomy has {len(taxonomy)} leaves")
+        raise ValueError(f"the confusion matrix has shape {matrix.shape}; "
+                         f"this taxonomy has {len(taxonomy)} leaves")
     order, borders, groups = taxonomy_order(taxonomy, level)
-    names, groups = ([taxonomy.display_name(n) for n in nodes] for nodes in (taxonomy.leaves, groups))
+    names = [taxonomy.display_name(leaf) for leaf in taxonomy.leaves]
+    groups = [taxonomy.display_name(group) for group in groups]
     return plot_confusion(matrix, names, order, borders, groups, normalize, alt=alt, ax=ax)
 
 # %% ../nbs/09_plots.ipynb #c6ee8d91
 def plot_severity(
-    histograms: dict,  # LCA height -> count (of `severity_histogram`), or name -> such a dict
+    histograms: dict,  # LCA height -> count, or name -> such a dict
     *,
     alt: str,  # what is to be seen, in one sentence
     ax=None,  # matplotlib Axes; None makes a figure
 ):  # the Axes
-    "Draw which share of the samples is mistaken at which LCA height; the right answers go into the legend."
+    "Draw which share of the samples is mistaken at which height."
     if not histograms: raise ValueError("nothing to draw; pass what severity_histogram returns")
     if not isinstance(next(iter(histograms.values())), dict): histograms = {"": histograms}
     for name, histogram in histograms.items():
         if min(histogram.values()) < 0 or sum(histogram.values()) <= 0:
-            raise ValueError(f"the histogram {name!r} needs counts of at least 0, not all 0; count again")
-    heights = sorted({float(h) for histogram in histograms.values() for h in histogram} - {0.})
-    if not heights: raise ValueError("the histograms hold no height above 0, so there is nothing to draw")
-    ax = _axes(ax, 1.6 + max(2.6, 0.75 * len(heights) * max(1, len(histograms) * 0.6)), 2.8, alt)
+            raise ValueError(f"the histogram {name!r} needs counts of at least 0, not all 0")
+    heights = sorted({float(h) for found in histograms.values() for h in found} - {0.})
+    if not heights: raise ValueError("the histograms hold no height above 0: nothing to draw")
+    wide = 0.75 * len(heights) * max(1, len(histograms) * 0.6)
+    ax = _axes(ax, 1.6 + max(2.6, wide), 2.8, alt)
     width = 0.8 / len(histograms)
     for i, (name, histogram) in enumerate(histograms.items()):
         shares = {float(h): n / sum(histogram.values()) for h, n in histogram.items()}
@@ -434,7 +450,7 @@ def plot_severity(
     ax.margins(y=0.18)
     ax.yaxis.set_major_formatter("{x:.0%}")
     _legend(ax)
-    return _tidy(ax, "height of the lowest common ancestor (1: inside the group)", "share of all samples")
+    return _tidy(ax, "height of the lowest common ancestor", "share of all samples")
 
 # %% ../nbs/09_plots.ipynb #ab884644
 def plot_accuracy_specificity(
@@ -443,37 +459,38 @@ def plot_accuracy_specificity(
     alt: str,  # what is to be seen, in one sentence
     ax=None,  # matplotlib Axes; None makes a figure
 ):  # the Axes
-    "Draw accuracy against specificity of back-off answers, a line a model; the most specific is marked."
+    "Draw accuracy against specificity of back-off, a line a model; leaves are marked."
     curves = curves if isinstance(curves, dict) else {"": curves}
     if not curves: raise ValueError("nothing to draw; pass what accuracy_specificity_curve returns")
     for name, curve in curves.items():
-        if np.shape(curve.specificity) != np.shape(curve.accuracy) or not np.size(curve.accuracy):
-            raise ValueError(f"the curve {name!r} has {np.shape(curve.specificity)} specificities and "
-                             f"{np.shape(curve.accuracy)} accuracies; pass as many of each")
+        shapes = np.shape(curve.specificity), np.shape(curve.accuracy)
+        if shapes[0] != shapes[1] or 0 in shapes[0]:
+            raise ValueError(f"the curve {name!r} has {shapes[0]} specificities and "
+                             f"{shapes[1]} accuracies; pass as many of each")
     ax = _axes(ax, 4.2, 3.2, alt)
     for i, (name, curve) in enumerate(curves.items()):
-        strict = int(np.argmax(curve.specificity))
-        ax.plot(curve.specificity, curve.accuracy, color=PALETTE[i % len(PALETTE)], linewidth=1.8,
-                marker=".", markersize=4, label=name or None)
-        ax.plot(curve.specificity[strict], curve.accuracy[strict], "o",
-                color=PALETTE[i % len(PALETTE)], markersize=7)
+        x, y, color = curve.specificity, curve.accuracy, PALETTE[i % len(PALETTE)]
+        strict = int(np.argmax(x))
+        ax.plot(x, y, ".-", color=color, linewidth=1.8, markersize=4, label=name or None)
+        ax.plot(x[strict], y[strict], "o", color=color, markersize=7)
     ax.set(xlim=(-0.02, 1.03), ylim=(None, 1.03))
     if any(curves): _legend(ax)
     return _tidy(ax, "specificity (1: a leaf every time, 0: the root)", "accuracy", grid="both")
 
 # %% ../nbs/09_plots.ipynb #196f9629
 def plot_reliability(
-    curve,  # of `reliability_curve`: edges (B + 1,), counts, confidence and accuracy (B,)
+    curve,  # of `reliability_curve`: edges (B + 1,), counts, confidence, accuracy (B,)
     *,
     alt: str,  # what is to be seen, in one sentence
     ax=None,  # matplotlib Axes; None makes a figure
 ):  # the Axes
-    "Draw accuracy in each bin of confidence, the gap to the diagonal, and the bins' sizes below."
-    names = "edges", "counts", "confidence", "accuracy"
-    edges, counts, confidence, accuracy = (np.asarray(getattr(curve, name), dtype=float) for name in names)
-    if not len(edges) - 1 == len(counts) == len(confidence) == len(accuracy) or counts.sum() <= 0:
-        raise ValueError(f"{len(edges)} edges do not fit {len(counts)} counts, {len(confidence)} confidences "
-                         f"and {len(accuracy)} accuracies, or all bins are empty")
+    "Draw accuracy in bins of confidence, the gap to the diagonal, and the bins' sizes."
+    parts = curve.edges, curve.counts, curve.confidence, curve.accuracy
+    edges, counts, confidence, accuracy = (np.asarray(part, float) for part in parts)
+    same = len(edges) - 1 == len(counts) == len(confidence) == len(accuracy)
+    if not same or counts.sum() <= 0:
+        raise ValueError(f"{len(edges)} edges do not fit {len(counts)} counts, {len(confidence)} "
+                         f"confidences and {len(accuracy)} accuracies, or all bins are empty")
     ax = _axes(ax, 4.0, 3.8, alt)
     used, widths = counts > 0, np.diff(edges) * 0.94
     left, gap = edges[:-1][used], confidence[used] - accuracy[used]
@@ -497,12 +514,12 @@ def plot_arms(
     alt: str,  # what is to be seen, in one sentence
     ax=None,  # matplotlib Axes; None makes a figure
 ):  # the Axes
-    "Draw an ablation: a dot for each seed, mean and standard deviation for each arm, the first arm on top."
-    arms = {name: np.atleast_1d(np.asarray(values, dtype=float)) for name, values in arms.items()}
+    "Draw an ablation: a dot a seed, mean and standard deviation an arm."
+    arms = {name: np.atleast_1d(np.asarray(runs, float)) for name, runs in arms.items()}
     if not arms: raise ValueError("no arms to draw; pass a dict of name -> results")
     for name, values in arms.items():
         if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-            raise ValueError(f"arm {name!r} needs one finite number for each seed, got {values.tolist()}")
+            raise ValueError(f"arm {name!r} needs one finite number a seed, got {values.tolist()}")
     if baseline is not None: check_choice(baseline, "baseline", arms)
     ax = _axes(ax, 6.2, 0.42 * len(arms) + 0.8, alt)
     for y, (name, values) in enumerate(arms.items()):
@@ -523,11 +540,12 @@ def show_explorer(
     height: int = 730,  # height in pixels before the page has told its own
     state: str = "",  # preset, as in the page's address after "#": "z=3&s=2"
 ):  # an `Explorer`, which a notebook shows
-    "An explorer; its HTML is in `data`. `ValueError` for an unknown name or a malformed state."
+    "An explorer; its HTML is in `data`. ValueError for an unknown name or a bad state."
     folder = resources.files("hierlearn") / "explorers"
-    pages = {p.name[:-5]: p for p in folder.iterdir() if p.name.endswith(".html")} if folder.is_dir() else {}
+    found = folder.iterdir() if folder.is_dir() else ()
+    pages = {p.name[:-5]: p for p in found if p.name.endswith(".html")}
     if name not in pages:
-        known = ", ".join(sorted(pages)) or "none (the package lacks its explorers: install it again)"
+        known = ", ".join(sorted(pages)) or "none (the explorers are missing: install again)"
         raise ValueError(f"no explorer {name!r}; there are: {known}")
     if not re.fullmatch(r"([\w.-]+=[\w.,-]*(&[\w.-]+=[\w.,-]*)*)?", state):
         raise ValueError(f"state {state!r} is malformed; write it as 'z=3&s=2'")
@@ -535,17 +553,14 @@ def show_explorer(
     page = pages[name].read_text("utf-8").replace("<html ", start, 1)
     return Explorer(_frame(name, height, state, f'srcdoc="{html.escape(page)}"'))
 
-class Explorer:
+class Explorer(NamedTuple):
     "The HTML of an embedded explorer, which notebooks show."
-    def __init__(
-        self,
-        data: str,  # HTML
-    ):
-        self.data = data
+    data: str  # HTML
+
     def _repr_html_(self): return self.data
     def __repr__(self): return f"Explorer({len(self.data)} characters of HTML; a notebook shows it)"
 
-# the page inside tells its height, so that it needs no scroll bar, in a wide window or a narrow one
+# the page inside tells its height, so that it needs no scroll bar in any window
 _FIT = ("<script>window.hierlearnFit||(window.hierlearnFit=addEventListener('message',e=>{"
         "if(e.data&&e.data.explorerHeight)"
         "for(const f of document.querySelectorAll('iframe[data-explorer]'))"
@@ -553,9 +568,10 @@ _FIT = ("<script>window.hierlearnFit||(window.hierlearnFit=addEventListener('mes
 
 def _frame(name, height, state, source):
     "The iframe of an explorer, with its page given by the attribute `source`."
-    return (f'<iframe data-explorer="{name}" data-state="{html.escape(state)}" title="{name} explorer" '
-            'sandbox="allow-scripts" loading="lazy" '
-            f'style="width:100%;height:{height}px;border:0;color-scheme:normal" {source}></iframe>{_FIT}')
+    return (f'<iframe data-explorer="{name}" data-state="{html.escape(state)}" '
+            f'title="{name} explorer" sandbox="allow-scripts" loading="lazy" '
+            f'style="width:100%;height:{height}px;border:0;color-scheme:normal" '
+        f"{source}></iframe>{_FIT}")
 
 # %% ../nbs/09_plots.ipynb #f01d6482
 def link_explorers(

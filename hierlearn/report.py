@@ -20,8 +20,8 @@ import numpy as np
 from .basics import check_int, check_number, plain, shown, write_text
 from .decisions import _check_cost, _check_thresholds, _curve_sums, _descend
 from .metrics import (
-    _blocks, _brier, _calibration, _f1, _labels, _level_columns, _matrix, _node_probs, _right_at,
-    _same_group, _Tables, _tables, _top_k, severity_histogram)
+    _blocks, _brier, _calibration, _f1, _labels, _level_columns, _matrix, _node_probs,
+    _right_at, _same_group, _Tables, _tables, _top_k, severity_histogram)
 from .taxonomy import Taxonomy
 
 # %% ../nbs/08_report.ipynb #7e426d12
@@ -48,12 +48,12 @@ class Estimate(NamedTuple):
 # %% ../nbs/08_report.ipynb #0ca81864
 def bootstrap(
     statistics: np.ndarray,  # (N,) or (N, m): one row a sample
-    estimator: Callable | None = None,  # sums (B, m) -> (B, q); None: means of the columns
+    estimator: Callable | None = None,  # sums (B, m) -> (B, q); None: means
     resamples: int = 1000,  # B; 0 gives values without intervals
     confidence: float = .95,  # of the interval between percentiles
     seed: int = 0,  # of the resampling
 ) -> list[Estimate]:  # q estimates
-    "Percentile bootstrap of any function of the column sums of statistics (N, m); seeded."
+    "Percentile bootstrap of any function of the column sums of statistics; seeded."
     statistics = _rows_of_numbers(statistics)
     check_number(confidence, "confidence", above=0, below=1, advice="0.95 is usual")
     check_int(resamples, "resamples", 0, advice="1000 is usual")
@@ -65,7 +65,9 @@ def bootstrap(
         ends = _percentiles(np.concatenate(draws), confidence)
     # one NaN object for all, so that reports compare equal
     numbers = np.stack([value, *ends], 1).tolist()
-    return [Estimate(*(math.nan if math.isnan(v) else v for v in row)) for row in numbers]
+    return [
+        Estimate(*(math.nan if math.isnan(v) else v for v in row)) for row in numbers
+    ]
 
 # %% ../nbs/08_report.ipynb #5d679c6d
 def _rows_of_numbers(statistics):
@@ -87,7 +89,7 @@ def _percentiles(draws, confidence):
 # %% ../nbs/08_report.ipynb #2e3598ea
 @dataclass(frozen=True, repr=False)
 class Report:
-    "Everything `evaluate` measures, as estimates with intervals; dictionaries go by k or by level."
+    "Everything `evaluate` measures, with intervals; dictionaries go by k or by level."
     samples: int  # N
     leaves: tuple[str, ...]  # names of the L classes, in the order of the columns
     taxonomy_digest: str  # `Taxonomy.digest`: which tree it was
@@ -99,7 +101,7 @@ class Report:
     calibration_error: Estimate  # equal-width bins; its interval is biased upwards
     brier_score: Estimate
     coarse_accuracy: dict[int, Estimate]  # by level: predicted leaves mapped up
-    marginal_accuracy: dict[int, Estimate]  # by level: probabilities summed below each node
+    marginal_accuracy: dict[int, Estimate]  # by level: summed probabilities
     hierarchical_precision: Estimate  # micro
     hierarchical_recall: Estimate
     hierarchical_f1: Estimate
@@ -113,9 +115,9 @@ class Report:
     crm_hierarchical_distance: dict[int, Estimate]
     top_down_accuracy: Estimate
     severity_histogram: dict[float, int]  # LCA height -> samples
-    reliability: tuple[tuple, ...]  # (edge below, samples, confidence, accuracy) a bin in use
+    reliability: tuple[tuple, ...]  # (edge, samples, confidence, accuracy) a bin in use
     back_off_curve: tuple[tuple, ...]  # (threshold, accuracy, specificity)
-    confusions: tuple[tuple, ...]  # (true, predicted, samples) for each pair that occurs
+    confusions: tuple[tuple, ...]  # (true, predicted, samples) a pair that occurs
 
     @property
     def classes(self) -> int:
@@ -135,14 +137,16 @@ class Report:
 
     def rows(self) -> list[tuple[str, Estimate]]:  # name and estimate
         "The estimates as (name, estimate), in reading order."
-        return [row for f in fields(self) for row in _named(f.name, getattr(self, f.name))]
+        return [
+            row for f in fields(self) for row in _named(f.name, getattr(self, f.name))
+        ]
 
     def metrics(self) -> dict:  # plain JSON values
-        """For a record: each estimate by name, `name_interval` beside it, histogram and curve.
+        """For a record: each estimate, its `name_interval`, histogram and curve.
 
         Names are those of the fields, with k or level: `accuracy`, `top_k_accuracy_5`,
-        `mistake_severity`, `hierarchical_distance_5`, `coarse_accuracy_1`, `crm_accuracy`, ...
-        The curve of back-off answers has a point for each tenth; what is not known is None.
+        `mistake_severity`, `hierarchical_distance_5`, `coarse_accuracy_1`, ...
+        The back-off curve has a point for each tenth; what is not known is None.
         """
         found = {}
         for f in fields(self):
@@ -152,8 +156,15 @@ class Report:
         found = {"accuracy": found.pop("top_k_accuracy_1")} | found
         ends = {f"{name}_interval": e[1:] for name, e in found.items() if self.resamples}
         curve = [row for row in self.back_off_curve if round(100 * row[0]) % 10 == 0]
-        return plain({"samples": self.samples, **{name: e.value for name, e in found.items()}, **ends,
-                      "severity_histogram": self.severity_histogram, "back_off_curve": curve})
+        return plain(
+            {
+                "samples": self.samples,
+                **{name: e.value for name, e in found.items()},
+                **ends,
+                "severity_histogram": self.severity_histogram,
+                "back_off_curve": curve,
+            }
+        )
 
     def table(self) -> str:
         "A Markdown table: measure, value and interval."
@@ -165,7 +176,7 @@ class Report:
         self,
         path: str | os.PathLike | None = None,  # a file that gets the text as well
     ) -> str:  # JSON text; unknown numbers are null
-        "The whole report as JSON text, also written to `path`; `from_json` reads it back."
+        "The report as JSON text, also written to `path`; `from_json` reads it back."
         text = json.dumps({"format": _FORMAT, **plain(self)}, ensure_ascii=False)
         if path is not None: write_text(path, text + "\n")
         return text
@@ -173,7 +184,7 @@ class Report:
     @classmethod
     def from_json(
         cls,
-        source: str | os.PathLike,  # what `to_json` returned, or the path of what it wrote
+        source: str | os.PathLike,  # what `to_json` returned, or its file
     ) -> "Report":
         "A report from JSON; `ValueError` when it is none, or not whole."
         is_text = isinstance(source, str) and source.lstrip()[:1] in ("{", "[")
@@ -192,7 +203,8 @@ class Report:
         cells = ["<td style=\"text-align:left\">" + "</td><td>".join((escape(name), *_texts(e)))
                  for name, e in self.rows()]
         return (f"<table><caption>{self._caption()}</caption><thead><tr>"
-                "<th style=\"text-align:left\">measure</th><th>value</th><th>interval</th></tr></thead>"
+                "<th style=\"text-align:left\">measure</th><th>value</th><th>interval</th></tr>"
+                "</thead>"
                 f"<tbody>{''.join(f'<tr>{cell}</td></tr>' for cell in cells)}</tbody></table>")
 
 # %% ../nbs/08_report.ipynb #93a23f19
@@ -204,7 +216,8 @@ _KEYED = {  # measures that exist for each k or level, and how they are called
     "crm_hierarchical_distance": "CRM hierarchical distance@{}"}
 
 def _named(name, value):
-    if name in _KEYED: return [(_KEYED[name].format(key), e) for key, e in value.items()]
+    if name in _KEYED:
+        return [(_KEYED[name].format(key), e) for key, e in value.items()]
     text = name.replace("_", " ").replace("crm", "CRM")
     return [(text, value)] if isinstance(value, Estimate) else []
 
@@ -240,7 +253,8 @@ def _parsed(text, wanted):
     if not isinstance(data, dict) or data.pop("format", None) != _FORMAT:
         raise ValueError(f"this JSON is no hierlearn report of format {_FORMAT}; {again}")
     if odd := {f.name for f in wanted} ^ set(data):
-        raise ValueError(f"the report has missing or unknown fields: {', '.join(sorted(odd))}; {again}")
+        odd = ", ".join(sorted(odd))
+        raise ValueError(f"the report has missing or unknown fields: {odd}; {again}")
     for f in wanted:
         try: data[f.name] = _READ[f.type](data[f.name])
         except (TypeError, ValueError, AttributeError):
@@ -274,21 +288,29 @@ def _plan(taxonomy, ks, levels, cost, bins, thresholds):
     sets = (up @ up.T).astype(np.float64), up.sum(1, dtype=np.float64)
     cost = _check_cost(tables.heights if cost is None else cost, leaves)
     if len(cost) != leaves:
-        raise ValueError(f"cost must have shape ({leaves}, {leaves}) here, got {cost.shape}; pass leaves only")
+        raise ValueError(f"cost must have shape ({leaves}, {leaves}) here, got {cost.shape}; "
+                         "answers of a report are leaves")
     bins = check_int(bins, "bins", 1, 10_000, "15 is usual")
-    return _Plan(tables, ks, bins, columns, same, sets, cost, _check_thresholds(thresholds))
+    return _Plan(
+        tables, ks, bins, columns, same, sets, cost, _check_thresholds(thresholds)
+    )
 
 # %% ../nbs/08_report.ipynb #f4ba47c7
 def _sample_statistics(plan, block, labels):
-    "What the measures need of each sample: the predictions (n,), arrays (n, m), curve sums (2, T)."
+    "Of each sample the prediction (n,) and arrays (n, m) by name; curve sums (2, T)."
     tables, k = plan.tables, plan.ks[-1]
     nodes = _node_probs(tables, block)
-    best, risky = _top_k(block, k), _top_k(-(block @ plan.cost.T.astype(block.dtype)), k)
+    best, risky = (
+        _top_k(block, k),
+        _top_k(-(block @ plan.cost.T.astype(block.dtype)), k),
+    )
     predictions = best[:, 0]
     shared, size = plan.sets
     sets = shared[predictions, labels], size[predictions], size[labels]
     coarse = [same[predictions, labels] for same in plan.same]
-    marginal = [_right_at(tables, nodes, labels, columns) for columns in plan.columns.values()]
+    marginal = [
+        _right_at(tables, nodes, labels, columns) for columns in plan.columns.values()
+    ]
     n, at = len(block), np.array(plan.ks) - 1
 
     def distances(answers):  # mean height over the k best answers, for each k
@@ -307,7 +329,7 @@ def _sample_statistics(plan, block, labels):
 
 # %% ../nbs/08_report.ipynb #c8c5c6f8
 def _measures(s, n):
-    "Measures (B, q) by field of the report, from sums (B, m) of the statistics of n samples."
+    "Measures (B, q) by field of the report, from sums (B, m) over n samples."
     _, confidence, right = np.split(s["calibration"], 3, axis=1)
     micro, macro = np.stack(_f1(*s["sets"].T)), s["macro"].T / n
     names = "precision", "recall", "f1"
@@ -334,7 +356,9 @@ def _estimates(statistics, plan, resamples, confidence, seed):
     ends = np.cumsum([values.shape[1] for values in statistics.values()])[:-1]
 
     def measures(sums):
-        return _measures(dict(zip(statistics, np.split(sums, ends, axis=1))), len(matrix))
+        return _measures(
+            dict(zip(statistics, np.split(sums, ends, axis=1))), len(matrix)
+        )
 
     def flat(sums): return np.concatenate(list(measures(sums).values()), 1)
 
@@ -349,17 +373,17 @@ def evaluate(
     probs: np.ndarray,  # (N, L), rows sum to 1; float32 and float64 are not copied
     labels: np.ndarray,  # (N,) leaf numbers
     *,
-    classes: Sequence[str] | None = None,  # your names of the columns: refused in another order
+    classes: Sequence[str] | None = None,  # of the columns: checked
     ks: Sequence[int] | int | None = None,  # for top-k and distance@k; None: 1 and 5
-    levels: Sequence[int] | int | None = None,  # of coarse accuracies; None: all inner ones
-    cost: np.ndarray | None = None,  # (L, L) cost[answer, truth] of CRM; None: LCA heights
+    levels: Sequence[int] | int | None = None,  # coarse ones; None: all inner
+    cost: np.ndarray | None = None,  # (L, L) [answer, truth] of CRM; None: heights
     bins: int = 15,  # of the calibration error, equal width
-    thresholds: np.ndarray | None = None,  # (T,) of the back-off curve; None: 0, .02, ..., 1
+    thresholds: np.ndarray | None = None,  # (T,) of back-off; None: 0, .02, ..., 1
     resamples: int = 1000,  # of the bootstrap; 0: no intervals
     confidence: float = .95,  # of the intervals
     seed: int = 0,  # of the bootstrap
 ) -> Report:  # every measure
-    "Judge probabilities (N, L) against a taxonomy: every measure, with bootstrap intervals."
+    "Judge probabilities against a taxonomy: every measure, with bootstrap intervals."
     seed = check_int(seed, "seed", 0, advice="0 is usual")
     if classes is not None: taxonomy.check_order(classes)
     probs = _matrix(probs, "probs", len(taxonomy))
@@ -369,17 +393,33 @@ def evaluate(
     predicted, parts, curves = zip(
         *(_sample_statistics(plan, block, labels[rows]) for rows, block in blocks))
     predictions = np.concatenate(predicted)
-    statistics = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    statistics = {
+        name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+    }
     bin_sums = statistics["calibration"].sum(0).reshape(3, plan.bins).T
     pairs, counts = np.unique(
         labels.astype(np.int64) * len(taxonomy) + predictions, return_counts=True)
     return Report(
-        samples=len(probs), leaves=taxonomy.leaves, taxonomy_digest=taxonomy.digest,
+        samples=len(probs),
+        leaves=taxonomy.leaves,
+        taxonomy_digest=taxonomy.digest,
         height=float(taxonomy.height(taxonomy.root)),
-        resamples=int(resamples), confidence=float(confidence), seed=seed,
-        severity_histogram=severity_histogram(taxonomy, predictions=predictions, labels=labels),
-        reliability=tuple((i / plan.bins, int(n), confident / n, right / n)
-                          for i, (n, confident, right) in enumerate(bin_sums.tolist()) if n),
-        back_off_curve=tuple(zip(plan.thresholds.tolist(), *(sum(curves) / len(probs)).tolist())),
-        confusions=tuple(zip(*(v.tolist() for v in (*divmod(pairs, len(taxonomy)), counts)))),
-        **_estimates(statistics, plan, resamples, confidence, seed))
+        resamples=int(resamples),
+        confidence=float(confidence),
+        seed=seed,
+        severity_histogram=severity_histogram(
+            taxonomy, predictions=predictions, labels=labels
+        ),
+        reliability=tuple(
+            (i / plan.bins, int(n), confident / n, right / n)
+            for i, (n, confident, right) in enumerate(bin_sums.tolist())
+            if n
+        ),
+        back_off_curve=tuple(
+            zip(plan.thresholds.tolist(), *(sum(curves) / len(probs)).tolist())
+        ),
+        confusions=tuple(
+            zip(*(v.tolist() for v in (*divmod(pairs, len(taxonomy)), counts)))
+        ),
+        **_estimates(statistics, plan, resamples, confidence, seed),
+    )

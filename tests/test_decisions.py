@@ -148,7 +148,7 @@ def test_a_class_that_has_classes_below_it():
     assert names.tolist() == ['dog', 'dog', 'cat'] and sizes.tolist() == [2, 2, 1]
     names, sizes = d.back_off(tree, probs, .4, sizes=True)
     assert names.tolist() == ['dog', 'puppy', 'cat'] and sizes.tolist() == [1, 1, 1], 'the class, not the group'
-    with pytest.raises(ValueError, match='dog may mean a class or the classes below it; pass sizes=True'): d.back_off(tree, probs, .65)
+    with pytest.raises(ValueError, match='dog may mean a class or those below it; pass sizes=True'): d.back_off(tree, probs, .65)
     assert m.mistake_severity(tree, predictions=[0], labels=[1]) == tree.height('dog')
     assert r.evaluate(tree, probs, [0, 1, 2], resamples=0).accuracy.value == 1
 

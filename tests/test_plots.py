@@ -203,7 +203,7 @@ def test_runs_are_averaged():
     refused(plot_runs, {}, says="no runs to draw")
     refused(plot_runs, {"a": []}, says="same number of epochs")
     refused(plot_runs, {"a": [{"loss": [1]}, {"loss": [1, 2]}]}, "loss", says="same number of epochs")
-    refused(plot_runs, runs, "top5", says="has no 'top5'")
+    refused(plot_runs, runs, "top5", says="measure of 'a' must be one of val_accuracy, got 'top5'")
     refused(plot_runs, [{"loss": [1]}], says="runs must be a dict")
     for bad in ({"loss": [1, 2]}, {"a": [[1, 2]]}): refused(plot_runs, bad, says="runs must hold histories or records")
 
@@ -240,8 +240,8 @@ def test_large_confusion_carries_no_numbers():
 @pytest.mark.parametrize("matrix, more, says", [
     (np.ones((2, 3)), {}, "has shape (2, 3); pass a square one"),
     (np.ones((0, 0)), {}, "pass a square one"),
-    (-np.eye(2), {}, "negative numbers, NaN or infinity; pass counts"),
-    (np.full((2, 2), np.nan), {}, "negative numbers, NaN or infinity; pass counts"),
+    (-np.eye(2), {}, "negative numbers, NaN or infinity"),
+    (np.full((2, 2), np.nan), {}, "negative numbers, NaN or infinity"),
     (np.eye(3), dict(class_names=["a"]), "1 class names for a 3×3 matrix"),
     (np.eye(3), dict(order=[0, 1, 1]), "order must hold each index 0..2 once"),
     (np.eye(3), dict(borders=[3]), "borders must lie inside 1..2, got [3]"),
@@ -323,7 +323,7 @@ def test_arms_draw_every_seed():
     assert [line.get_xdata() for line in ax.lines if line.get_linestyle() == "--"] == [[2, 2]]
     plt.close("all")
     refused(plot_arms, {}, says="no arms to draw")
-    refused(plot_arms, {"a": [1, np.nan]}, says="arm 'a' needs one finite number for each seed, got [1.0, nan]")
+    refused(plot_arms, {"a": [1, np.nan]}, says="arm 'a' needs one finite number a seed, got [1.0, nan]")
     refused(plot_arms, {"a": [1]}, baseline="b", says="baseline must be one of a, got 'b'")
 
 
