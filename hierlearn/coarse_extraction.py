@@ -82,7 +82,6 @@ class Head(NamedTuple):
     name: str
     weights: np.ndarray
     bias: np.ndarray
-    layer: object
 
 def _room(model):
     "The room that knows the framework of a model."
@@ -119,7 +118,7 @@ def find_head(
     weights, bias = room.head_weights(layer)
     bias = np.zeros(outputs, weights.dtype) if bias is None else bias
     if np.isfinite(weights).all() and np.isfinite(bias).all():
-        return Head(name, weights, bias, layer)
+        return Head(name, weights, bias)
     raise ValueError(f"the weights of layer {name!r} {_DIVERGED}")
 
 # %% ../nbs/43_coarse_extraction.ipynb #1ad98e5f

@@ -15,7 +15,6 @@ import numpy as np
 
 from .basics import import_extra, import_torch, one_line, whole_file
 from .coarse_extraction import CoarseInfo, coarse_info
-from .models import predict
 
 # %% ../nbs/44_coarse_files.ipynb #d5b57f5a
 def save_classifier(
@@ -29,14 +28,14 @@ def save_classifier(
         raise ValueError(f"this classifier was read from {classifier.name}; copy that file")
     of_keras = hasattr(classifier, "get_config")
     _check_suffix(path, (".keras", ".onnx") if of_keras else (".onnx",))
-    if not of_keras: example = _example(classifier, example)
+    if not of_keras: example = _example(example)
     write = _write_keras if path.suffix == ".keras" else _write_onnx
     with whole_file(path) as temporary:
         try: write(classifier, temporary, example, info.to_json())
         except (ImportError, OSError): raise
         except Exception as error:
             raise ValueError(f"{path.name} cannot be written: the export of this model failed "
-                             f"({one_line(error)}); try another format") from error
+                             f"({one_line(error)}); try another format or example") from error
     return path
 
 def _check_suffix(path, allowed=(".keras", ".onnx")):
@@ -46,18 +45,13 @@ def _check_suffix(path, allowed=(".keras", ".onnx")):
         raise ValueError(f"{path.name} is refused: a .pt2 file can run any code; use .onnx")
     raise ValueError(f"{path.name} must end with {' or '.join(allowed)} for this model")
 
-def _example(classifier, example):
-    "The example as a float32 batch that the model takes; ValueError else."
+def _example(example):
+    "The example as a float32 batch; ValueError else."
     example = np.asarray(example)
     if example.ndim < 2 or len(example) < 2 or example.dtype.kind not in "fiu":
         raise ValueError("an nn.Module is exported by following a batch of numbers through it; "
                          "pass example= of shape (2 or more, ...), as the model takes it")
-    example = np.ascontiguousarray(example, np.float32)
-    try: predict(classifier, example)
-    except Exception as error:
-        raise ValueError(f"the model does not take an example of shape {example.shape} "
-                         f"({one_line(error, 120)}); pass a batch as it wants it") from error
-    return example
+    return np.ascontiguousarray(example, np.float32)
 
 # %% ../nbs/44_coarse_files.ipynb #f702641b
 def _write_keras(model, path, example, note):

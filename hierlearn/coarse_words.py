@@ -23,11 +23,10 @@ from .taxonomy import Taxonomy
 
 # %% ../nbs/40_coarse_words.ipynb #5523a458
 class Sense(NamedTuple):
-    "One sense of a word: synset, number of classes at or below it, definition, words."
+    "One sense of a word: synset, number of classes at or below it, definition."
     name: str
     classes: int
     gloss: str
-    lemmas: tuple
 
 def as_taxonomy(
     taxonomy,  # Taxonomy, list of class names in output order, or None
@@ -61,7 +60,7 @@ def find_synsets(
     taxonomy, name = as_taxonomy(taxonomy), _word(name)
     nodes = (name,) if name in taxonomy else taxonomy.find(name)
     if not nodes: raise ValueError(f"no class is below {name!r}; {_ideas(name, taxonomy)}")
-    return [Sense(node, len(taxonomy.leaf_indices(node)), *_details(taxonomy, node))
+    return [Sense(node, len(taxonomy.leaf_indices(node)), _gloss(taxonomy, node))
             for node in nodes]
 
 # %% ../nbs/40_coarse_words.ipynb #8101f428
@@ -78,9 +77,9 @@ def _ideas(name, taxonomy):
     flat = taxonomy.height(taxonomy.root) == 1
     return f"the classes are {listed(taxonomy.leaves)}" if flat else "try a more general word"
 
-def _details(taxonomy, node):
-    try: return taxonomy.gloss(node), taxonomy.lemmas(node)
-    except ValueError: return "", (node,)
+def _gloss(taxonomy, node):
+    try: return taxonomy.gloss(node)
+    except ValueError: return ""  # a taxonomy without definitions
 
 # %% ../nbs/40_coarse_words.ipynb #0c337340
 def resolve_synset(

@@ -188,7 +188,7 @@ def test_files_refuse(tmp_path, keras_net):
     with pytest.raises(ValueError, match="not the names of its groups"): load_classifier(tmp_path / "plain.keras")
     for bad in (5, "a picture", [["a"], ["b"]], TORCH_BATCH[:1]):
         with pytest.raises(ValueError, match="batch of numbers"): save_classifier(classifier, tmp_path / "b.onnx", bad)
-    with pytest.raises(ValueError, match=r"does not take an example of shape \(4, 1, 12, 12\)"): save_classifier(classifier, tmp_path / "b.onnx", TORCH_BATCH[:, :1])
+    with pytest.raises(ValueError, match="the export of this model failed"): save_classifier(classifier, tmp_path / "b.onnx", TORCH_BATCH[:, :1])
     assert not (tmp_path / "b.onnx").exists() and not [p for p in tmp_path.iterdir() if "partial" in p.name]
 
 
