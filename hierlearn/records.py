@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,8 @@ class Record:
         folder: str | os.PathLike = "results",  # where records stand
     ) -> "Record":  # as it is read from the file
         "Write `<name>.<profile>.json` (and `.npz`), each whole or not at all."
-        name, profile = self.header.get("name"), self.header.get("profile")
+        name: Any = self.header.get("name")
+        profile = self.header.get("profile")
         path = Path(folder) / f"{check_name(name, profile)}.json"
         if not self.metrics or not isinstance(self.metrics, dict):
             raise ValueError("metrics must be a dict of at least one name -> number")
@@ -227,7 +229,8 @@ def _numbers(record, name):
     value = record.metrics.get(name, [])
     many = value if isinstance(value, list) else [value]
     fits = not isinstance(value, list) or len(value) == record.header.get("runs")
-    return many if fits and all(v is None or type(v) in (int, float) for v in many) else []
+    fits = fits and all(v is None or type(v) in (int, float) for v in many)
+    return many if fits else []
 
 def _mean_std(values, digits):
     known = [v for v in values if v is not None]
@@ -297,7 +300,7 @@ def _product_rates(framework, size):
     rates = {}
     for name in ("float32", "bfloat16"):
         a = make(name)
-        seconds = timeit.repeat(lambda: product(a), number=1, repeat=6)
+        seconds = timeit.repeat(lambda a=a: product(a), number=1, repeat=6)
         rates[name] = 2e-9 * size**3 / min(seconds[1:])
     return rates
 

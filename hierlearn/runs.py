@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from .basics import check_choice, import_extra, plain, shown
 from .batches import Batches
@@ -59,7 +60,7 @@ class Result:
 @dataclass(frozen=True)
 class Job:
     "What a stage is given."
-    config: object  # settings of the stage, a frozen dataclass
+    config: Any  # settings of the stage, a frozen dataclass
     precision: str  # "float32" or "bfloat16"
     inputs: dict  # name -> Record of each stage that it needs
     folder: Path  # for its checkpoints and weights; there again after a kill
@@ -76,7 +77,7 @@ class Stage:
     needs: tuple = ()  # names of the stages whose records it reads
     data: bool = True  # it depends on the data
     files: tuple = ()  # names of the stages whose files (weights) it reads, too
-    config: object = None  # its own settings; None: those of the experiment
+    config: Any = None  # its own settings; None: those of the experiment
 
 # %% ../nbs/17_runs.ipynb #b2fa7d50
 def stage_key(
@@ -95,7 +96,7 @@ def stage_key(
 class Step:
     "A stage in the plan of a run."
     stage: Stage  # what to do
-    config: object  # its settings
+    config: Any  # its settings
     precision: str  # "float32" or "bfloat16"
     data: tuple  # name and digest of its data; (None, None): it has none
     inputs: dict  # name -> key of each stage that must be finished before

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from hierlearn.records import read_record, write_record
+from hierlearn.records import read_record
 from hierlearn.runs import REGISTRY, Entry, Experiment, Job, Result, Stage, Step, Task, load, stage_key
 
 

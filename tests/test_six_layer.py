@@ -130,10 +130,10 @@ def test_a_training_resumes_to_the_same_numbers(engine, tmp_path):
     class Killed(Exception): pass
     class Stops(type(task.batches)):
         def batch(self, step):
-            if step >= len(self) * 2 - 2: raise Killed
+            if step >= len(self) * 2 - 2: raise Killed("by the test")
             return super().batch(step)
     stops = Stops(task.batches.images, task.batches.labels, config.batch_size, task.batches.transform, config.seed)
-    with pytest.raises(Exception): run(job("killed"), replace(task, batches=stops))
+    with pytest.raises(Exception, match="by the test"): run(job("killed"), replace(task, batches=stops))
     _, again, same = run(job("killed"), task)
     assert again["loss"] == history["loss"] and len(again["loss"]) == 2
     assert all(np.array_equal(weights[name], same[other]) for name, other in zip(weights, same))

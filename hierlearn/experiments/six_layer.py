@@ -130,7 +130,7 @@ def train_torch(
 ) -> tuple:  # function (images, precision) -> logits; history; weights
     "Train in PyTorch."
     torch, engine = import_torch(), import_torch("hierlearn.torch_training")
-    config, classes = job.config, len(task.taxonomy.leaves)
+    config, classes = job.config, len(task.taxonomy)
     set_seed(config.seed)
     net = six_layer_net(classes, config.widths)
     kernels = [p for p in net.parameters() if p.ndim > 1]
@@ -151,7 +151,7 @@ def train_keras(
 ) -> tuple:  # function (images, precision) -> logits; history; weights
     "The same training in Keras, from the same first weights."
     engine = import_extra("hierlearn.keras_training", "keras")
-    config, classes = job.config, len(task.taxonomy.leaves)
+    config, classes = job.config, len(task.taxonomy)
     set_seed(config.seed)
     model = compile_keras(build_keras(config, classes, job.precision), config)
     to_keras(six_layer_net(classes, config.widths), model)
