@@ -7,7 +7,6 @@ import io
 import os
 import pickle
 import struct
-import sys
 import tarfile
 import threading
 import time

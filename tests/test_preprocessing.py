@@ -150,29 +150,59 @@ def test_zca_whitens(images):
 
 GOOD = np.zeros((2, 4, 4, 3), np.uint8)
 RNG = np.random.default_rng(0)
+PCA = P.ColorPCA(np.ones(3), np.eye(3))
+SCALED = [P.channel_statistics, P.color_pca, P.global_contrast_normalization, lambda x: P.standardize(x, 0, 1), lambda x: P.augment_color(x, PCA, RNG)]
 
 
-@pytest.mark.parametrize("call", [
-    P.channel_statistics, P.color_pca, P.global_contrast_normalization, lambda x: P.standardize(x, 0, 1), lambda x: P.random_flip(x, RNG),
-    lambda x: P.random_crop(x, RNG), lambda x: P.augment_color(x, P.ColorPCA(np.ones(3), np.eye(3)), RNG), lambda x: P.ZCA().fit(x)])
+@pytest.mark.parametrize("call", [*SCALED, lambda x: P.random_flip(x, RNG), lambda x: P.random_crop(x, RNG), lambda x: P.ZCA().fit(x)])
 @pytest.mark.parametrize("bad, message", [
     (GOOD[0], r"must be an array of shape \(N, H, W, C\), got \(4, 4, 3\)"), ([GOOD[0]], "got list"),
-    (GOOD.astype(np.int64), "must be uint8 or float in 0..1, got int64"), (GOOD[:0], "images is empty")])
+    (GOOD.astype(np.int64), "must be uint8 or float in 0..1, got int64"), (GOOD[:0], "images is empty"), (GOOD[:, :0], "images is empty")])
 def test_images_of_the_wrong_kind(call, bad, message):
     with pytest.raises(ValueError, match=message) as e: call(bad)
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("call", SCALED)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [255, -3, np.nan, np.inf, -np.inf])
+def test_floats_on_another_scale_are_refused(call, dtype, value):
+    images = np.full((2, 4, 4, 3), 0.5, dtype)
+    call(images + np.linspace(-0.7, 0.7, 4, dtype=dtype)[:, None])  # augmented colours may leave 0..1 a little
+    images[1, 2, 3, 1] = value
+    with pytest.raises(ValueError, match="float images must be in 0..1, got .*; divide by 255") as e: call(images)
+    assert "\n" not in str(e.value)
+
+
+def test_flips_and_crops_take_any_floats():
+    images = np.full((2, 4, 4, 3), -9.0)
+    assert (P.random_flip(images, RNG) == -9).all() and (P.random_crop(images, RNG, padding=0) == -9).all()
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda: P.standardize(GOOD, [0, 0, 0], [1, 0, 1]), "std must be positive"),
-    (lambda: P.random_crop(GOOD, RNG, padding=-1), "padding must be 0 or more"),
-    (lambda: P.random_crop(GOOD, RNG, mode="wrap"), "mode must be 'constant'"),
+    (lambda: P.standardize(GOOD, [0, 0, 0], [1, -1, 1]), "std must be positive"),
+    (lambda: P.standardize(GOOD, [0, 0, 0], [1, np.nan, 1]), r"std must hold finite numbers of shape \(3,\)"),
+    (lambda: P.standardize(GOOD, [0, 0, 0], [1, np.inf, 1]), "std must hold finite numbers"),
+    (lambda: P.standardize(GOOD, [np.nan] * 3, [1, 1, 1]), "mean must hold finite numbers"),
+    (lambda: P.standardize(GOOD, [0, 0], [1, 1, 1]), "mean must hold finite numbers"),
+    (lambda: P.standardize(GOOD, "a", 1), "mean must hold finite numbers"),
+    (lambda: P.standardize(GOOD, 0, None), "std must hold finite numbers"),
+    (lambda: P.standardize(GOOD, 0, 1, np.zeros((3, 3))), r"shift must hold finite numbers of shape \(2, 3\)"),
+    (lambda: P.standardize(GOOD, 0, 1, np.full((2, 3), np.nan)), "shift must hold finite numbers"),
+    (lambda: P.random_crop(GOOD, RNG, padding=-1), "padding must be an integer of at least 0, got -1"),
+    (lambda: P.random_crop(GOOD, RNG, padding=1.5), "padding must be an integer"),
+    (lambda: P.random_crop(GOOD, RNG, mode="wrap"), "mode must be one of constant, reflect"),
     (lambda: P.color_pca(GOOD[..., :1]), "must have 3 channels"),
-    (lambda: P.global_contrast_normalization(GOOD, scale=-1), "scale and epsilon must be positive"),
-    (lambda: P.global_contrast_normalization(GOOD, bias=-1), "bias 0 or more"),
-    (lambda: P.ZCA(0), "epsilon must be positive"),
-    (lambda: P.ZCA().fit(GOOD), "must be floats for ZCA"),
-    (lambda: P.ZCA().transform(GOOD / 255), "has seen no images yet"),
+    (lambda: P.global_contrast_normalization(GOOD, scale=-1), "scale must be a number above 0"),
+    (lambda: P.global_contrast_normalization(GOOD, bias=-1), "bias must be a number of at least 0"),
+    (lambda: P.global_contrast_normalization(GOOD, epsilon=0), "epsilon must be a number above 0"),
+    (lambda: P.global_contrast_normalization(GOOD, scale=np.nan), "scale must be a number"),
+    (lambda: P.ZCA(0), "epsilon must be a number above 0"),
+    (lambda: P.ZCA(np.nan), "epsilon must be a number"),
+    (lambda: P.ZCA().fit(GOOD), "must be finite floats for ZCA"),
+    (lambda: P.ZCA().fit(np.full((2, 2, 2, 1), np.nan)), "must be finite floats for ZCA"),
+    (lambda: P.ZCA().transform(GOOD / 255), "no images seen yet"),
     (lambda: P.ZCA().fit(GOOD / 255).transform(GOOD[:, :3] / 255), "that fit saw"),
     (lambda: P.ZCA().fit(GOOD / 255).inverse_transform(GOOD[:, :3] / 255), "that fit saw"),
 ])

@@ -30,8 +30,10 @@ def test_draw_shapes():
     images = S.draw_shapes(np.arange(20), seed=(1, 2), image_size=48)
     assert images.shape == (20, 48, 48, 3) and np.array_equal(images[5], S.draw_shapes([5], seed=(1, 2), image_size=48)[0])
     assert S.draw_shapes(np.empty(0, int)).shape == (0, 32, 32, 3)
-    for bad, message in (([20], "0..19"), ([-1], "0..19"), ([0.5], "flat array of integers"), ([[1]], "flat array of integers")):
-        with pytest.raises(ValueError, match=message): S.draw_shapes(np.array(bad))
-    with pytest.raises(ValueError, match="at least 16 pixels"): S.draw_shapes([0], image_size=8)
+    for bad in ([20], [-1], [0.5], [[1]], ["a"], [True]):
+        with pytest.raises(ValueError, match="labels must be a flat array of integers in 0..19"): S.draw_shapes(np.array(bad))
+    for bad in (8, 15.5, None):
+        with pytest.raises(ValueError, match="image_size must be an integer of at least 16"): S.draw_shapes([0], image_size=bad)
     for bad in (0, -1, 2.5, True):
-        with pytest.raises(ValueError, match="must be positive integers"): S.load_shapes(bad, 10)
+        with pytest.raises(ValueError, match="n_train must be an integer of at least 1"): S.load_shapes(bad, 10)
+        with pytest.raises(ValueError, match="n_test must be an integer of at least 1"): S.load_shapes(10, bad)

@@ -1,7 +1,4 @@
 "Batched augmentation against a fair loop over the images of a batch: medians of one run, written to nbs/results/bench_preprocessing.json."
-import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -9,9 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from hierlearn import preprocessing as P
+from hierlearn.records import write_record
 from hierlearn.shapes import load_shapes
 
 BATCH, REPEATS = 128, 40
+FOLDER = Path(__file__).resolve().parents[2] / "nbs" / "results"
 
 
 def loop_flip(images, rng):
@@ -50,7 +49,8 @@ def loop_contrast(images):
 
 
 def main():
-    images = load_shapes(BATCH, 20).train.images
+    begin, data = time.perf_counter(), load_shapes(BATCH, 20)
+    images = data.train.images
     mean, std = P.channel_statistics(images)
     pca = P.color_pca(images)
     shift = P.color_shift(pca, BATCH, np.random.default_rng(0))
@@ -79,10 +79,8 @@ def main():
         rows[name] = {"loop_ms": round(1000 * loop, 3), "batched_ms": round(1000 * batched, 3), "ratio": round(loop / batched, 2), "batched_images_per_second": round(BATCH / batched)}
     print(f"{'batch of ' + str(BATCH):36}{'loop ms':>10}{'batched ms':>12}{'ratio':>8}{'images/s':>12}")
     for name, r in rows.items(): print(f"{name:36}{r['loop_ms']:10.2f}{r['batched_ms']:12.2f}{r['ratio']:8.1f}{r['batched_images_per_second']:12,}")
-    record = {"batch": BATCH, "repeats": REPEATS, "statistic": "median processor time", "numpy": np.__version__, "python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count(), "rows": rows}
-    path = Path(__file__).resolve().parents[2] / "nbs" / "results" / "bench_preprocessing.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_record("bench_preprocessing", None, rows, {"batch": BATCH, "repeats": REPEATS, "statistic": "median processor time"},
+                 data.name, data.digest, 0, time.perf_counter() - begin, "float32", folder=FOLDER)
 
 
 if __name__ == "__main__": main()
