@@ -24,7 +24,7 @@ experiment.run("tiny", sys.argv[2], progress=sys.stderr.isatty())
 
 def run(name, folder):
     "Run one experiment in a process of its own: the state of the run, its record, seconds."
-    from hierlearn.runs import read_record
+    from hierlearn.records import read_record
     start = time.perf_counter()
     # without a terminal nobody watches a progress bar, and what frameworks say on loading matters only when something fails
     quiet = None if sys.stderr.isatty() else subprocess.PIPE

@@ -53,7 +53,8 @@ def main():
     data = real_data() if args.profile != "tiny" else None
     if data: os.environ["HIERLEARN_DATA"] = str(data)
     os.environ.update(environment(args.profile, threads=None))
-    from hierlearn.runs import REGISTRY, load, read_record
+    from hierlearn.records import read_record
+    from hierlearn.runs import REGISTRY, load
 
     def record(name, folder):
         try: return read_record(name, args.profile, folder)

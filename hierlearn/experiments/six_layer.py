@@ -251,7 +251,8 @@ ARMS = {
 
 CONFIGS = {
     "tiny": SixLayerConfig(data="shapes", epochs=6, batch_size=64, validation=500,
-                           widths=(8, 8, 16, 16, 32, 32), train_images=2000),
+                           widths=(8, 8, 16, 16, 32, 32), train_images=2000,
+                           precision="float32"),
     "quick": SixLayerConfig(),
 }
 
