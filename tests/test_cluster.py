@@ -1,4 +1,5 @@
 "Many runs on a real local cluster, and one net on two devices with the frameworks' own engines."
+import dataclasses
 import os
 import socket
 import subprocess
@@ -8,22 +9,36 @@ import textwrap
 import numpy as np
 import pytest
 
-from hierlearn.training import run_seeds
+from hierlearn.runs import Experiment, Result, Stage
 
 
-def mean_of_draws(seed, n=1000):
-    return os.getpid(), float(np.random.default_rng(seed).random(n).mean())
+@dataclasses.dataclass(frozen=True)
+class Config:
+    "One draw of a seed."
+    seed: int = 0
+    n: int = 2000
 
 
-def test_seeds_on_a_dask_cluster():
+def mean_of_draws(job):
+    draws = np.random.default_rng(job.config.seed).random(job.config.n)
+    return Result({"mean": float(draws.mean()), "process": os.getpid()})
+
+
+def sum_up(config, records):
+    return Result({name: [record.metrics[name] for record in records.values()] for name in ("mean", "process")})
+
+
+def test_stages_on_a_dask_cluster(tmp_path):
     distributed, joblib = pytest.importorskip("distributed"), pytest.importorskip("joblib")
     # pickled by value: a worker need not have this file
     import cloudpickle
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    def stages(config): return tuple(Stage(f"seed_{s}", mean_of_draws, data=False, config=Config(seed=s)) for s in range(8))
+    draws = Experiment("draws", {"tiny": Config()}, stages, summary=sum_up)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, distributed.Client(cluster):
-        with joblib.parallel_config("dask"): found = run_seeds(mean_of_draws, range(8), n=2000)
-    assert [value for _, value in found] == [mean_of_draws(seed, 2000)[1] for seed in range(8)]
-    assert os.getpid() not in {pid for pid, _ in found}
+        with joblib.parallel_config("dask"): found = draws.run("tiny", tmp_path, n_jobs=None, progress=False)
+    assert found.metrics["mean"] == [np.random.default_rng(seed).random(2000).mean() for seed in range(8)]
+    assert os.getpid() not in found.metrics["process"]
 
 
 def run(code, **more):
