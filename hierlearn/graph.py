@@ -230,6 +230,9 @@ def _edges_above(leaves, edges):
 # %% ../nbs/01_graph.ipynb #89b06d48
 class Graph:
     "An immutable directed acyclic graph of named nodes with ordered leaves"
+    root: str  # the node above all
+    nodes: tuple[str, ...]  # all names, parents before children
+    leaves: tuple[str, ...]  # names of the classes, in the order of a model's outputs
 
     def __init__(
         self,
