@@ -95,7 +95,7 @@ def test_hierarchical_scores_against_plain_sets(problem):
     micro = m.hierarchical_scores(tree, predictions=predictions, labels=labels)
     assert isinstance(micro, m.HierarchicalScores)
     assert micro.precision == pytest.approx(shared / sum(len(a) for a, _ in pairs)) and micro.recall == pytest.approx(shared / sum(len(b) for _, b in pairs))
-    macro = m.hierarchical_scores(tree, predictions=predictions, labels=labels, average='macro')
+    macro = m.hierarchical_scores(tree, predictions=predictions, labels=labels, average="macro")
     assert macro.f1 == pytest.approx(np.mean([2 * len(a & b) / (len(a) + len(b)) for a, b in pairs]))
 
 
@@ -105,33 +105,33 @@ HICLASS = [
     ([[1, 2, 3, 4], [1, 2, 5, 6]], [[1, 2, 5, 6], [1, 2, 3, 4]], (.5, .5, .5), (.5, .5, .5)),
     ([[1, 2], [1, 2]], [[1, 2, 5, 6], [1, 2, 3, 4]], (.5, 1, 2 / 3), (.5, 1, 2 / 3)),
     ([[0, 1], [2, 3]], [[4, 5], [6, 7]], (0, 0, 0), (0, 0, 0)),
-    ([['a', 'b', 'c'], ['a', 'd'], ['e']], [['a', 'b', 'x'], ['a'], ['a', 'd']], (.5, .5, .5), (5 / 9, 7 / 18, 4 / 9)),
+    ([["a", "b", "c"], ["a", "d"], ["e"]], [["a", "b", "x"], ["a"], ["a", "d"]], (.5, .5, .5), (5 / 9, 7 / 18, 4 / 9)),
 ]
 
 
 def of_paths(true, predicted):
     "The taxonomy of label paths, and the last node of each path."
     paths = [[str(v) for v in path] for path in [*true, *predicted]]
-    edges = list(dict.fromkeys((a, b) for path in paths for a, b in zip(['all', *path], path)))
+    edges = list(dict.fromkeys((a, b) for path in paths for a, b in zip(["all", *path], path)))
     last = [path[-1] for path in paths]
     return Taxonomy.from_edges(edges), last[:len(true)], last[len(true):]
 
 
-@pytest.mark.parametrize('true, predicted, micro, macro', HICLASS)
+@pytest.mark.parametrize("true, predicted, micro, macro", HICLASS)
 def test_hierarchical_scores_equal_hiclass(true, predicted, micro, macro):
     tree, labels, predictions = of_paths(true, predicted)
     assert m.hierarchical_scores(tree, predictions=predictions, labels=labels) == pytest.approx(micro)
-    assert m.hierarchical_scores(tree, predictions=predictions, labels=labels, average='macro') == pytest.approx(macro)
+    assert m.hierarchical_scores(tree, predictions=predictions, labels=labels, average="macro") == pytest.approx(macro)
 
 
-@pytest.mark.parametrize('true, predicted, micro, macro', HICLASS)
+@pytest.mark.parametrize("true, predicted, micro, macro", HICLASS)
 def test_the_stored_numbers_are_those_of_hiclass(true, predicted, micro, macro):
-    hiclass = pytest.importorskip('hiclass.metrics', reason='hiclass is not installed: pip install hiclass')
+    hiclass = pytest.importorskip("hiclass.metrics", reason="hiclass is not installed: pip install hiclass")
     width = max(map(len, true)), max(map(len, predicted))
-    true, predicted = ([[*map(str, p), *[''] * (w - len(p))] for p in paths] for paths, w in zip((true, predicted), width))
+    true, predicted = ([[*map(str, p), *[""] * (w - len(p))] for p in paths] for paths, w in zip((true, predicted), width))
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        for average, expected in (('micro', micro), ('macro', macro)):
+        warnings.simplefilter("ignore")
+        for average, expected in (("micro", micro), ("macro", macro)):
             assert [f(true, predicted, average=average) for f in (hiclass.precision, hiclass.recall, hiclass.f1)] == pytest.approx(expected)
 
 
@@ -148,53 +148,53 @@ def test_coarse_accuracy_against_plain_python(problem):
 
 
 def test_overlapping_groups_count_as_right_when_the_answer_holds_the_truth():
-    tree = Taxonomy.from_edges([('r', 'a'), ('r', 'b'), ('a', 'x'), ('a', 'y'), ('b', 'y'), ('b', 'z')], leaves=['x', 'y', 'z'])
+    tree = Taxonomy.from_edges([("r", "a"), ("r", "b"), ("a", "x"), ("a", "y"), ("b", "y"), ("b", "z")], leaves=["x", "y", "z"])
     assert m.coarse_accuracy(tree, predictions=[1, 1, 0], labels=[0, 2, 2]) == pytest.approx(2 / 3)
-    assert d.node_probabilities(tree, [[.2, .3, .5]], ['a', 'b', 'r', 'y'])[0] == pytest.approx([.5, .8, 1, .3])
+    assert d.node_probabilities(tree, [[.2, .3, .5]], ["a", "b", "r", "y"])[0] == pytest.approx([.5, .8, 1, .3])
 
 
 def test_path_consistency():
     assert m.path_consistency(SIX, [[0, 0, 1], [CAT, BUS, BUS]]) == pytest.approx(2 / 3)
     assert m.path_consistency(SIX, [[0, 1], [0, 0], [LYNX, LYNX]]) == pytest.approx(1 / 2)
-    named = m.path_consistency(SIX, [[0, 1], [0, 1]], nodes=[['feline', 'vehicle'], ['lynx', 'dog']])
+    named = m.path_consistency(SIX, [[0, 1], [0, 1]], nodes=[["feline", "vehicle"], ["lynx", "dog"]])
     assert named == pytest.approx(1 / 2)
 
 
 # bad input: one line that says what is wrong and what to do
 
 BAD = [
-    (lambda: m.accuracy(predictions=[0, 1], labels=[0]), 'predictions has 2 rows but labels has 1'),
-    (lambda: m.accuracy(predictions=[.5], labels=[0]), 'predictions must be integers'),
-    (lambda: m.accuracy(predictions=[], labels=[]), 'predictions must have shape'),
-    (lambda: m.accuracy(predictions=[-1], labels=[0]), 'got -1 at position 0'),
-    (lambda: m.accuracy(predictions=[True], labels=[True]), 'must be integers'),
-    (lambda: m.confusion_matrix(predictions=[0, 3], labels=[0, 1], num_classes=3), 'predictions must be in 0..2, got 3 at position 1'),
-    (lambda: m.top_k([[1, 2, 3]], 4), 'k must be an integer in 1..3, got 4'),
-    (lambda: m.top_k([1., 2.], 1), r'scores must have shape \(N, L\)'),
-    (lambda: m.top_k([['a', 'b']], 1), 'scores must hold numbers'),
-    (lambda: m.top_k(NAN, 1), 'scores holds NaN or infinity in row 1'),
-    (lambda: m.top_k_accuracy(PROBS, LABELS[:2], 1), 'scores has 4 rows but labels has 2'),
-    (lambda: m.brier_score(PROBS * .9, LABELS), 'probs sums in row 0 to 0.9, not 1; pass softmax'),
-    (lambda: m.brier_score(NAN, LABELS), 'probs holds NaN or infinity in row 1'),
-    (lambda: m.brier_score(np.log(PROBS), LABELS), 'probs is negative in row 0; pass softmax'),
-    (lambda: m.brier_score(PROBS, [0, 0, 0, 6]), 'labels must be in 0..5, got 6 at position 3'),
-    (lambda: m.brier_score(PROBS, np.eye(6)[:4]), 'use labels.argmax'),
-    (lambda: m.brier_score(np.empty((0, 6)), []), 'probs must have shape'),
-    (lambda: m.reliability_curve(PROBS, LABELS, bins=0), 'bins must be an integer'),
-    (lambda: m.mistake_severity(SIX, predictions=[0], labels=[6]), 'labels must be in 0..5'),
-    (lambda: m.hierarchical_distance_at_k(SIX, PROBS[:, 1:], LABELS), 'scores has 5 columns but the taxonomy has 6 leaves'),
-    (lambda: m.hierarchical_scores(SIX, predictions=['tiger'], labels=[0]), "predictions holds 'tiger'"),
-    (lambda: m.hierarchical_scores(SIX, predictions=[0], labels=[0], average='weighted'), "average must be one of micro, macro"),
-    (lambda: m.hierarchical_scores(SIX, predictions=[0, 1], labels=['cat']), 'predictions has 2 rows but labels has 1'),
-    (lambda: m.coarse_accuracy(SIX, predictions=LABELS, labels=LABELS, level=0), 'level must be an integer in 1..3, got 0'),
-    (lambda: m.coarse_accuracy(SIX, probs=PROBS, labels=LABELS, level=1.0), 'level must be an integer'),
-    (lambda: m.path_consistency(SIX, [[0]]), 'at least two levels'),
-    (lambda: m.path_consistency(SIX, [[0], [0, 1]]), 'the first level has 1 rows but predictions has 2'),
-    (lambda: m.path_consistency(SIX, [[0], [0]], [['animal']]), 'predictions has 2 levels but nodes has 1'),
+    (lambda: m.accuracy(predictions=[0, 1], labels=[0]), "predictions has 2 rows but labels has 1"),
+    (lambda: m.accuracy(predictions=[.5], labels=[0]), "predictions must be integers"),
+    (lambda: m.accuracy(predictions=[], labels=[]), "predictions must have shape"),
+    (lambda: m.accuracy(predictions=[-1], labels=[0]), "got -1 at position 0"),
+    (lambda: m.accuracy(predictions=[True], labels=[True]), "must be integers"),
+    (lambda: m.confusion_matrix(predictions=[0, 3], labels=[0, 1], num_classes=3), "predictions must be in 0..2, got 3 at position 1"),
+    (lambda: m.top_k([[1, 2, 3]], 4), "k must be an integer in 1..3, got 4"),
+    (lambda: m.top_k([1., 2.], 1), r"scores must have shape \(N, L\)"),
+    (lambda: m.top_k([["a", "b"]], 1), "scores must hold numbers"),
+    (lambda: m.top_k(NAN, 1), "scores holds NaN or infinity in row 1"),
+    (lambda: m.top_k_accuracy(PROBS, LABELS[:2], 1), "scores has 4 rows but labels has 2"),
+    (lambda: m.brier_score(PROBS * .9, LABELS), "probs sums in row 0 to 0.9, not 1; pass softmax"),
+    (lambda: m.brier_score(NAN, LABELS), "probs holds NaN or infinity in row 1"),
+    (lambda: m.brier_score(np.log(PROBS), LABELS), "probs is negative in row 0; pass softmax"),
+    (lambda: m.brier_score(PROBS, [0, 0, 0, 6]), "labels must be in 0..5, got 6 at position 3"),
+    (lambda: m.brier_score(PROBS, np.eye(6)[:4]), "use labels.argmax"),
+    (lambda: m.brier_score(np.empty((0, 6)), []), "probs must have shape"),
+    (lambda: m.reliability_curve(PROBS, LABELS, bins=0), "bins must be an integer"),
+    (lambda: m.mistake_severity(SIX, predictions=[0], labels=[6]), "labels must be in 0..5"),
+    (lambda: m.hierarchical_distance_at_k(SIX, PROBS[:, 1:], LABELS), "scores has 5 columns but the taxonomy has 6 leaves"),
+    (lambda: m.hierarchical_scores(SIX, predictions=["tiger"], labels=[0]), "predictions holds 'tiger'"),
+    (lambda: m.hierarchical_scores(SIX, predictions=[0], labels=[0], average="weighted"), "average must be one of micro, macro"),
+    (lambda: m.hierarchical_scores(SIX, predictions=[0, 1], labels=["cat"]), "predictions has 2 rows but labels has 1"),
+    (lambda: m.coarse_accuracy(SIX, predictions=LABELS, labels=LABELS, level=0), "level must be an integer in 1..3, got 0"),
+    (lambda: m.coarse_accuracy(SIX, probs=PROBS, labels=LABELS, level=1.0), "level must be an integer"),
+    (lambda: m.path_consistency(SIX, [[0]]), "at least two levels"),
+    (lambda: m.path_consistency(SIX, [[0], [0, 1]]), "the first level has 1 rows but predictions has 2"),
+    (lambda: m.path_consistency(SIX, [[0], [0]], [["animal"]]), "predictions has 2 levels but nodes has 1"),
 ]
 
 
-@pytest.mark.parametrize('call, message', BAD, ids=[message for _, message in BAD])
+@pytest.mark.parametrize("call, message", BAD, ids=[message for _, message in BAD])
 def test_bad_input_is_one_clear_line(call, message):
     with pytest.raises(ValueError, match=message) as error: call()
-    assert '\n' not in str(error.value)
+    assert "\n" not in str(error.value)

@@ -27,7 +27,7 @@ def test_bootstrap_agrees_with_theory_and_is_seeded():
     ratio, = r.bootstrap(np.stack([values, np.full(400, 2.)], 1), lambda sums: sums[:, :1] / sums[:, 1:])
     assert ratio == pytest.approx([v / 2 for v in estimate])
     alone, = r.bootstrap(values, resamples=0)
-    assert math.isnan(alone.low) and str(alone) == f'{values.mean():.4f}' and '[' in str(estimate)
+    assert math.isnan(alone.low) and str(alone) == f"{values.mean():.4f}" and "[" in str(estimate)
 
 
 @quick
@@ -44,9 +44,9 @@ def test_the_report_equals_the_functions(problem):
              (report.crm_accuracy, m.accuracy(predictions=decided, labels=labels)), (report.crm_mistake_severity, m.mistake_severity(tree, predictions=decided, labels=labels)),
              (report.crm_hierarchical_distance[k], m.hierarchical_distance_at_k(tree, -d.conditional_risk(probs, cost), labels, k)),
              (report.top_down_accuracy, m.accuracy(predictions=d.top_down(tree, probs), labels=labels))]
-    for average in ('micro', 'macro'):
-        scores, prefix = m.hierarchical_scores(tree, predictions=predictions, labels=labels, average=average), 'hierarchical' if average == 'micro' else 'macro'
-        pairs += [(getattr(report, f'{prefix}_{name}'), value) for name, value in scores._asdict().items()]
+    for average in ("micro", "macro"):
+        scores, prefix = m.hierarchical_scores(tree, predictions=predictions, labels=labels, average=average), "hierarchical" if average == "micro" else "macro"
+        pairs += [(getattr(report, f"{prefix}_{name}"), value) for name, value in scores._asdict().items()]
     for level, estimate in report.coarse_accuracy.items():
         pairs += [(estimate, m.coarse_accuracy(tree, predictions=predictions, labels=labels, level=level)), (report.marginal_accuracy[level], m.coarse_accuracy(tree, probs=probs, labels=labels, level=level))]
     for estimate, value in pairs: assert estimate.value == pytest.approx(value, nan_ok=True, abs=1e-9)
@@ -61,7 +61,7 @@ def test_intervals_of_the_report_hold_their_values():
     rng = np.random.default_rng(5)
     report = r.evaluate(SIX, rng.dirichlet(np.ones(6) / 3, 400), rng.integers(0, 6, 400))
     for name, estimate in report.rows():
-        if name != 'calibration error': assert estimate.low <= estimate.value <= estimate.high, name  # resampling adds noise to every bin, which raises ECE
+        if name != "calibration error": assert estimate.low <= estimate.value <= estimate.high, name  # resampling adds noise to every bin, which raises ECE
     accuracy = report.accuracy
     half = 1.96 * math.sqrt(accuracy.value * (1 - accuracy.value) / 400)
     assert accuracy.high - accuracy.low == pytest.approx(2 * half, rel=.15)
@@ -74,11 +74,11 @@ def test_the_report_travels_as_json_and_html():
     assert {f.name for f in fields(report)} <= set(json.loads(report.to_json()))
     with pytest.raises(AttributeError): report.samples = 3
     html = report._repr_html_()
-    assert html.count('<tr>') == len(report.rows()) + 1 and 'mistake severity' in html and '90% intervals' in html
-    assert 'mistake severity' in repr(report) and 'confusions' not in repr(report)
+    assert html.count("<tr>") == len(report.rows()) + 1 and "mistake severity" in html and "90% intervals" in html
+    assert "mistake severity" in repr(report) and "confusions" not in repr(report)
     perfect = r.evaluate(SIX, np.eye(6), np.arange(6))  # no mistake: severity unknown, JSON without NaN
-    assert math.isnan(perfect.mistake_severity.value) and 'NaN' not in perfect.to_json() and r.Report.from_json(perfect.to_json()) == perfect
-    assert '>–<' in perfect._repr_html_()
+    assert math.isnan(perfect.mistake_severity.value) and "NaN" not in perfect.to_json() and r.Report.from_json(perfect.to_json()) == perfect
+    assert ">–<" in perfect._repr_html_()
 
 
 @quick
@@ -90,7 +90,7 @@ def test_no_metric_depends_on_the_order_of_the_leaves(problem, seed):
     one, two = r.evaluate(tree, probs, labels, resamples=0), r.evaluate(other, probs[:, order], np.argsort(order)[labels], resamples=0)
     for (name, a), (_, b) in zip(one.rows(), two.rows()):
         # answers of equal risk or probability may differ: equal costs are common in small trees
-        if 'CRM' in name or 'top down' in name or 'marginal' in name: continue
+        if "CRM" in name or "top down" in name or "marginal" in name: continue
         assert a.value == pytest.approx(b.value, nan_ok=True, abs=1e-9), name
     assert one.severity_histogram == two.severity_histogram and one.back_off_curve[0] == pytest.approx(two.back_off_curve[0])
     risk = d.conditional_risk(probs, tree.lca_height_matrix())
@@ -100,17 +100,17 @@ def test_no_metric_depends_on_the_order_of_the_leaves(problem, seed):
 def test_blocks_do_not_change_a_result(monkeypatch):
     rng = np.random.default_rng(3)
     probs, labels = rng.dirichlet(np.ones(6), 257), rng.integers(0, 6, 257)
-    groups = SIX.membership_matrix(['animal', 'vehicle'])
+    groups = SIX.membership_matrix(["animal", "vehicle"])
 
     def run(): return (r.evaluate(SIX, probs, labels, resamples=20), d.crm(probs, SIX.lca_height_matrix()).tolist(), d.back_off(SIX, probs, .6).tolist(),
-                       d.top_down(SIX, probs).tolist(), d.aggregate(np.log(probs), groups, 'log_mean_exp').tolist())
+                       d.top_down(SIX, probs).tolist(), d.aggregate(np.log(probs), groups, "log_mean_exp").tolist())
     whole, original = run(), m._rows
-    monkeypatch.setattr(m, '_rows', lambda count, width: original(count, 1, 10))
+    monkeypatch.setattr(m, "_rows", lambda count, width: original(count, 1, 10))
     assert [float(e) for _, e in run()[0].rows()] == pytest.approx([float(e) for _, e in whole[0].rows()])
     assert run()[1:] == whole[1:]
 
 
-@pytest.mark.parametrize('dtype', [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_half_and_single_precision(dtype):
     rng = np.random.default_rng(2)
     tree = Taxonomy.cifar100()
@@ -125,39 +125,39 @@ def test_input_stays_as_it_was():
     probs, labels, logits = PROBS.copy(), LABELS.copy(), np.log(PROBS)
     before = logits.copy()
     r.evaluate(SIX, probs, labels, resamples=5); d.softmax(logits); d.back_off(SIX, probs, .5)
-    for rule in d.AGGREGATION_RULES[1:]: d.aggregate(logits, [range(6)], rule, 2 if rule == 'tempered' else None)
+    for rule in d.AGGREGATION_RULES[1:]: d.aggregate(logits, [range(6)], rule, 2 if rule == "tempered" else None)
     assert (probs == PROBS).all() and (labels == LABELS).all() and (logits == before).all()
 
 
 # bad input: one line that says what is wrong and what to do
 
 BAD = [
-    (lambda: r.bootstrap([]), 'statistics must have shape'),
-    (lambda: r.bootstrap([1.], confidence=95), 'confidence must be a number above 0 and below 1'),
-    (lambda: r.bootstrap([1.], resamples=-1), 'resamples must be an integer of at least 0'),
-    (lambda: r.evaluate(SIX, PROBS, LABELS[:3]), 'probs has 4 rows but labels has 3'),
-    (lambda: r.evaluate(SIX, NAN, LABELS), 'probs holds NaN or infinity in row 1'),
-    (lambda: r.evaluate(SIX, PROBS, LABELS.astype(float)), 'labels must be integers, got float64'),
-    (lambda: r.evaluate(SIX, PROBS, LABELS, ks=[7]), 'k must be an integer in 1..6'),
-    (lambda: r.evaluate(SIX, PROBS, LABELS, levels=[4]), 'level must be an integer in 1..3'),
-    (lambda: r.evaluate(SIX, PROBS, LABELS, cost=np.ones((8, 6))), r'cost must have shape \(6, 6\) here'),
-    (lambda: r.Report.from_json('{no'), 'this is not JSON'),
-    (lambda: r.Report.from_json('[1]'), 'no hierlearn report'),
-    (lambda: r.Report.from_json('{"format": "hierlearn-report-2"}'), 'missing or unknown fields: back_off_curve'),
+    (lambda: r.bootstrap([]), "statistics must have shape"),
+    (lambda: r.bootstrap([1.], confidence=95), "confidence must be a number above 0 and below 1"),
+    (lambda: r.bootstrap([1.], resamples=-1), "resamples must be an integer of at least 0"),
+    (lambda: r.evaluate(SIX, PROBS, LABELS[:3]), "probs has 4 rows but labels has 3"),
+    (lambda: r.evaluate(SIX, NAN, LABELS), "probs holds NaN or infinity in row 1"),
+    (lambda: r.evaluate(SIX, PROBS, LABELS.astype(float)), "labels must be integers, got float64"),
+    (lambda: r.evaluate(SIX, PROBS, LABELS, ks=[7]), "k must be an integer in 1..6"),
+    (lambda: r.evaluate(SIX, PROBS, LABELS, levels=[4]), "level must be an integer in 1..3"),
+    (lambda: r.evaluate(SIX, PROBS, LABELS, cost=np.ones((8, 6))), r"cost must have shape \(6, 6\) here"),
+    (lambda: r.Report.from_json("{no"), "this is not JSON"),
+    (lambda: r.Report.from_json("[1]"), "no hierlearn report"),
+    (lambda: r.Report.from_json('{"format": "hierlearn-report-2"}'), "missing or unknown fields: back_off_curve"),
 ]
 
 
-@pytest.mark.parametrize('call, message', BAD, ids=[message for _, message in BAD])
+@pytest.mark.parametrize("call, message", BAD, ids=[message for _, message in BAD])
 def test_bad_input_is_one_clear_line(call, message):
     with pytest.raises(ValueError, match=message) as error: call()
-    assert '\n' not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_hints_that_lead_to_the_right_labels():
     six = Taxonomy.from_dict({"animal": ["cat", "dog"], "vehicle": ["car", "bus"]})
     probs = np.eye(4)[[1, 2, 3]]
     for labels, hint in ((np.array([[1], [2], [3]]), "labels.ravel()"), (np.eye(4)[[1, 2, 3]], "argmax(1)"), (np.array(["dog", "car", "bus"]), "taxonomy.index")):
-        with pytest.raises(ValueError, match=hint.replace('(', '.').replace(')', '.')): r.evaluate(six, probs, labels)
+        with pytest.raises(ValueError, match=hint.replace("(", ".").replace(")", ".")): r.evaluate(six, probs, labels)
     assert r.evaluate(six, probs, np.array([1, 2, 3]), ks=1, levels=1, resamples=0).accuracy.value == 1
     with pytest.raises(ValueError, match="seed must be"): r.evaluate(six, probs, np.array([1, 2, 3]), seed=None)
     with pytest.raises(ValueError, match="class-to-group table"): d.aggregate(probs, [-1] * 4)

@@ -15,19 +15,19 @@ import sys
 import time
 from pathlib import Path
 
-RESULT = Path(__file__).parents[2] / 'nbs' / 'results' / 'bench_metrics.json'
+RESULT = Path(__file__).parents[2] / "nbs" / "results" / "bench_metrics.json"
 CLASSES, SIZES, REPEATS = 1000, (5_000, 10_000, 20_000, 50_000), 3
 
 
 def taxonomy():
     "The ImageNet hierarchy where it is shipped, else a regular tree of 10 x 10 x 10."
     from hierlearn.taxonomy import Taxonomy
-    if hasattr(Taxonomy, 'imagenet'): return 'imagenet', Taxonomy.imagenet()
-    return 'regular 10x10x10', Taxonomy.from_dict({f'a{i}': {f'b{i}{j}': [f'c{i}{j}{k}' for k in range(10)] for j in range(10)} for i in range(10)})
+    if hasattr(Taxonomy, "imagenet"): return "imagenet", Taxonomy.imagenet()
+    return "regular 10x10x10", Taxonomy.from_dict({f"a{i}": {f"b{i}{j}": [f"c{i}{j}{k}" for k in range(10)] for j in range(10)} for i in range(10)})
 
 
 def resident():
-    with open('/proc/self/statm') as file: return int(file.read().split()[1]) * resource.getpagesize()
+    with open("/proc/self/statm") as file: return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -53,13 +53,13 @@ def measure(samples, answer):
         report = evaluate(tree, probs, labels)
         seconds.append(time.perf_counter() - start)
         cpu.append(time.process_time() - work)
-    answer.put({'taxonomy': name, 'samples': samples, 'classes': CLASSES, 'seconds': round(statistics.median(seconds), 3), 'all_seconds': [round(s, 3) for s in seconds],
-                'cpu_seconds': round(statistics.median(cpu), 3), 'extra_mib': round((peak() - before) / 2**20, 1), 'input_mib': round(probs.nbytes / 2**20, 1), 'accuracy': report.accuracy.value})
+    answer.put({"taxonomy": name, "samples": samples, "classes": CLASSES, "seconds": round(statistics.median(seconds), 3), "all_seconds": [round(s, 3) for s in seconds],
+                "cpu_seconds": round(statistics.median(cpu), 3), "extra_mib": round((peak() - before) / 2**20, 1), "input_mib": round(probs.nbytes / 2**20, 1), "accuracy": report.accuracy.value})
 
 
 def main():
-    sizes = SIZES[:2] if '--fast' in sys.argv else SIZES
-    rows, context = [], multiprocessing.get_context('spawn')
+    sizes = SIZES[:2] if "--fast" in sys.argv else SIZES
+    rows, context = [], multiprocessing.get_context("spawn")
     print(f'{"samples":>8} {"seconds":>8} {"CPU":>8} {"per 1,000":>10} {"extra MiB":>10} {"input MiB":>10}')
     for samples in sizes:
         answer = context.Queue()
@@ -70,14 +70,14 @@ def main():
         rows.append(row)
         print(f'{samples:>8,} {row["seconds"]:>8.2f} {row["cpu_seconds"]:>8.2f} {1000 * row["seconds"] / samples:>10.4f} {row["extra_mib"]:>10.0f} {row["input_mib"]:>10.0f}')
     last = rows[-1]
-    met = last['seconds'] < 10 and last['extra_mib'] < 2048
+    met = last["seconds"] < 10 and last["extra_mib"] < 2048
     print(f'{last["taxonomy"]}: {"under" if met else "OVER"} 10 s and 2 GiB at {last["samples"]:,} predictions')
-    if '--fast' not in sys.argv:
+    if "--fast" not in sys.argv:
         import numpy as np
         RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps({'what': 'evaluate(): seconds and peak extra memory, 1,000 classes, 1,000 bootstrap resamples', 'limits': {'seconds': 10, 'extra_mib': 2048}, 'met': met,
-            'rows': rows, 'cores': len(os.sched_getaffinity(0)), 'python': platform.python_version(), 'numpy': np.__version__, 'machine': platform.machine()}, indent=1) + '\n')
+        RESULT.write_text(json.dumps({"what": "evaluate(): seconds and peak extra memory, 1,000 classes, 1,000 bootstrap resamples", "limits": {"seconds": 10, "extra_mib": 2048}, "met": met,
+            "rows": rows, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}, indent=1) + "\n")
     return 0 if met else 1
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == "__main__": sys.exit(main())
