@@ -58,8 +58,8 @@ def channel_statistics(
 # %% ../nbs/05_preprocessing.ipynb #afb7448b
 def standardize(
     images: np.ndarray,  # (N, H, W, C) uint8, or float in 0..1
-    mean: np.ndarray,  # (C,) in units of 0..1
-    std: np.ndarray,  # (C,) in units of 0..1
+    mean: np.ndarray | float,  # (C,) in units of 0..1
+    std: np.ndarray | float,  # (C,) in units of 0..1
     shift: np.ndarray | None = None,  # (N, C), added to each pixel first
 ) -> np.ndarray:  # (N, H, W, C) float32
     "(x + shift - mean) / std for each channel; ValueError for NaN, or a std of 0."

@@ -364,11 +364,13 @@ GOOD = entry("data/wanted", b"good")
 def hostile(out):
     "name -> entries of an archive, and whether the wanted file in it can be had."
     through = [entry("data", kind=tarfile.SYMTYPE, link=str(out)), entry("data/evil", b"x")]
-    deep, steps = "x" * 200, []  # CVE-2025-4517: so long that the check of the real path gives up
-    for step in "abcdefghijklmnop":
-        steps += [entry("/".join([*[deep] * len(steps), deep]) if len(steps) < 3 else deep + step, kind=tarfile.DIRTYPE), entry(step, kind=tarfile.SYMTYPE, link=deep)]
-    steps += [entry("/".join("abcdefghijklmnop") + "/" + "l" * 254, kind=tarfile.SYMTYPE, link="../" * 16),
-              entry("escape", kind=tarfile.SYMTYPE, link="/".join("abcdefghijklmnop") + "/" + "l" * 254 + "/../../" + str(out)), entry("escape/evil", b"x")]
+    steps, path, letters = [], "", "abcdefghijklmnop"  # CVE-2025-4517: so long that the check of the real path gives up
+    for letter in letters:
+        steps += [entry(f"{path}{'d' * 247}", kind=tarfile.DIRTYPE), entry(path + letter, kind=tarfile.SYMTYPE, link="d" * 247)]
+        path += "d" * 247 + "/"
+    link = "/".join(letters) + "/" + "l" * 254
+    up = "../" * (3 if out.name else 0) + out.name
+    steps += [entry(link, kind=tarfile.SYMTYPE, link="../" * 16), entry("escape", kind=tarfile.SYMTYPE, link=f"{link}/../{up}"), entry("escape/evil", b"x")]
     return {
         "parents": ([entry("../evil", b"x"), entry("data/../../evil", b"x"), GOOD], True),
         "absolute": ([entry(str(out / "evil"), b"x"), GOOD], True),
