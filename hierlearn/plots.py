@@ -39,8 +39,7 @@ def describe(
     alt: str,  # one sentence that says what is to be seen
 ):  # the drawing
     "Give a drawing its text alternative, which its SVG carries; ValueError if empty."
-    part = drawing if isinstance(drawing, Figure) else np.ravel(drawing)[0]
-    part.alt_text = _sentence(alt)
+    np.ravel(drawing)[0].alt_text = _sentence(alt)
     return drawing
 
 def _sentence(alt):
@@ -50,9 +49,13 @@ def _sentence(alt):
 def _axes(ax, width, height, alt, panels=1):
     "The given axes, or those of a new figure no wider than a column, with their text."
     _sentence(alt)  # before a figure is opened
-    size = min(width, COLUMN), height
-    if ax is None: ax = plt.subplots(1, panels, figsize=size, layout="constrained")[1]
+    look = dict(figsize=(min(width, COLUMN), height), layout="constrained")
+    if ax is None: ax = plt.subplots(1, panels, **look)[1]
     return describe(ax, alt)
+
+def _as_many(values, others, name, what):
+    if len(values) == len(others): return
+    raise ValueError(f"{len(values)} {name} for {len(others)} {what}; pass one for each")
 
 def _tidy(ax, xlabel="", ylabel="", title="", grid="y"):
     "Few lines: no box, a faint grid, left-aligned title."
@@ -82,7 +85,7 @@ def to_svg(
     drawing,  # matplotlib Figure, or Axes of one
 ) -> str:  # one <svg> element with role, label and title
     "The figure as SVG that follows the page's theme and tells its text alternative."
-    figure = drawing if isinstance(drawing, Figure) else np.ravel(drawing)[0].figure
+    figure = np.ravel(drawing)[0].figure
     texts = (getattr(part, "alt_text", "") for part in (figure, *figure.axes))
     alt = html.escape(" ".join(filter(None, texts)))
     options = dict(format="svg", bbox_inches="tight", transparent=True, dpi=144)
@@ -121,8 +124,7 @@ def use_svg():
     set_matplotlib_formats("svg")  # takes the other forms away
     shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, to_svg)
     # what a page draws by itself has the same look
-    plt.rcParams.update({"font.size": 9, "axes.edgecolor": FAINT, "legend.frameon": False,
-                         "axes.prop_cycle": plt.cycler(color=PALETTE)})
+    plt.rcParams.update({"font.size": 9, "axes.prop_cycle": plt.cycler(color=PALETTE)})
 
 # %% ../nbs/09_plots.ipynb #59f2426a
 def show_images(
@@ -139,8 +141,7 @@ def show_images(
     images = [_picture(image, i) for i, image in enumerate(images)]
     if not images: raise ValueError("no images to show; pass at least one")
     for name, values in (("titles", titles), ("correct", correct)):
-        if values is not None and len(values) != len(images):
-            raise ValueError(f"{len(values)} {name} for {len(images)} images; pass one for each")
+        if values is not None: _as_many(values, images, name, "images")
     columns = min(check_int(columns, "columns", 1), len(images))
     titles = [""] * len(images) if titles is None else list(map(str, titles))
     colors = [INK] * len(images) if correct is None else np.where(correct, GOOD, BAD)
@@ -172,8 +173,7 @@ def _picture(image, i):
                          "channels last")
     if 0 in image.shape: raise ValueError(f"image {i} is empty: its shape is {image.shape}")
     if image.dtype == np.uint8: return image
-    if not np.isfinite(image).all(): raise ValueError(f"image {i} holds NaN or infinity; mend it")
-    if image.min() < 0 or image.max() > 1:
+    if not (image.min() >= 0 and image.max() <= 1):
         values = f"{image.min():.4g} to {image.max():.4g}"
         raise ValueError(f"image {i} has values from {values}; pass uint8, or floats in 0..1")
     return image.astype(float)
@@ -191,10 +191,7 @@ def plot_kernels(
     "Draw first-layer kernels, each scaled to its largest value; 0 is middle grey."
     kernels = np.asarray(kernels, dtype=float)
     if kernels.ndim != 4 or kernels.shape[2] not in (1, 3):
-        raise ValueError(f"kernels have shape {kernels.shape}; pass (h, w, 3, n) or (h, w, 1, n), "
-                         "a PyTorch layer's weight.permute(2, 3, 1, 0)")
-    if not np.isfinite(kernels).all():
-        raise ValueError("kernels hold NaN or infinity; the training has diverged")
+        raise ValueError(f"kernels have shape {kernels.shape}; pass (h, w, 3, n) or (h, w, 1, n)")
     largest = np.abs(kernels).max(axis=(0, 1, 2), keepdims=True)
     pictures = np.moveaxis(.5 + .5 * kernels / np.where(largest > 0, largest, 1), 3, 0)
     return show_images(pictures.clip(0, 1), titles, columns, size, alt=alt, ax=ax)
@@ -218,13 +215,16 @@ def plot_history(
         measures = [n for n in dict.fromkeys(names) if "learning_rate" not in n and n != "lr"]
     if unknown := [m for m in measures if m not in history and f"val_{m}" not in history]:
         raise ValueError(f"the history has no {unknown[0]!r}; it has {', '.join(history)}")
-    if ax is not None and np.size(ax) != len(measures):
-        names = ", ".join(measures)
-        raise ValueError(f"{np.size(ax)} axes for {len(measures)} measures ({names}); "
-                         "pass measures=, or as many axes")
+    if ax is not None: _as_many(np.ravel(ax), measures, "axes", "measures")
     axes = np.atleast_1d(_axes(ax, 3.8 * len(measures), 2.6, alt, len(measures)))
     for panel, measure in zip(axes, measures): _curve(panel, history, measure)
     return axes
+
+def _line(ax, values, color, width, label):
+    epochs, mark = np.arange(1, len(values) + 1), "o" if len(values) == 1 else None
+    ax.plot(epochs, values, color=color, linewidth=width, label=label, marker=mark)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    return epochs
 
 def _curve(ax, history, measure):
     "One measure: training thin, validation heavy, best validation epoch marked."
@@ -232,9 +232,7 @@ def _curve(ax, history, measure):
                                       (f"val_{measure}", PALETTE[1], 2.2, "validation")):
         if name not in history: continue
         values = history[name]
-        epochs = np.arange(1, len(values) + 1)
-        mark = "o" if len(values) == 1 else None
-        ax.plot(epochs, values, color=color, linewidth=width, label=label, marker=mark)
+        epochs = _line(ax, values, color, width, label)
         if label == "validation" and np.isfinite(values).any():
             lower = "loss" in measure or "error" in measure
             best = np.nanargmin(values) if lower else np.nanargmax(values)
@@ -242,7 +240,6 @@ def _curve(ax, history, measure):
             ax.annotate(f"{values[best]:.3f}", (epochs[best], values[best]), color=color,
                         fontsize=8, textcoords="offset points", xytext=(0, 7), ha="center")
     ax.margins(y=0.15)
-    ax.xaxis.get_major_locator().set_params(integer=True)
     _tidy(ax, "epoch", "", measure.replace("_", " "))
     _legend(ax)
 
@@ -258,14 +255,11 @@ def plot_runs(
     groups = _grouped_curves(runs, measure)
     ax = _axes(ax, 4.2, 2.8, alt)
     for i, (label, curves) in enumerate(groups.items()):
-        color, mean = PALETTE[i % len(PALETTE)], curves.mean(0)
-        epochs = np.arange(1, len(mean) + 1)
-        if len(curves) > 1:
-            label, spread = f"{label} (n = {len(curves)})", curves.std(0, ddof=1)
-            ax.fill_between(epochs, mean - spread, mean + spread, color=color, alpha=.2, lw=0)
-        mark = "o" if len(mean) == 1 else None
-        ax.plot(epochs, mean, color=color, linewidth=2, label=label, marker=mark)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+        color, mean, many = PALETTE[i % len(PALETTE)], curves.mean(0), len(curves) > 1
+        label = f"{label} (n = {len(curves)})" if many else label
+        epochs, spread = _line(ax, mean, color, 2, label), curves.std(0, ddof=int(many))
+        low, high = mean - spread, mean + spread
+        if many: ax.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
     _tidy(ax, "epoch", measure.removeprefix("val_").replace("_", " "),
           "validation" if measure.startswith("val_") else "training")
     _legend(ax)
@@ -273,8 +267,8 @@ def plot_runs(
 
 def _grouped_curves(runs, measure):
     "Curves (runs, epochs) of one measure by label."
-    if not isinstance(runs, dict): raise ValueError("runs must be a dict; write {'first': history}")
-    if not runs: raise ValueError("there are no runs to draw; pass at least one")
+    if not isinstance(runs, dict) or not runs:
+        raise ValueError("runs must be a dict with runs in it; write {'first': history}")
     found = {}
     for label, group in runs.items():
         group = group if isinstance(group, (list, tuple)) else [group]
@@ -284,8 +278,7 @@ def _grouped_curves(runs, measure):
         for history in found[label]: check_choice(measure, f"measure of {label!r}", history)
         found[label] = [np.asarray(history[measure], float) for history in found[label]]
         if len(set(map(len, found[label]))) != 1:
-            lengths = [len(curve) for curve in found[label]]
-            raise ValueError(f"the runs of {label!r} need the same number of epochs, have {lengths}")
+            raise ValueError(f"the runs of {label!r} need the same number of epochs; cut them")
     return {label: np.stack(curves) for label, curves in found.items()}
 
 # %% ../nbs/09_plots.ipynb #cecedc3b
@@ -299,7 +292,7 @@ def plot_confusion(
     borders=None,  # positions, after ordering, where a new group starts
     group_names=None,  # of the groups between borders; one more than borders
     normalize: bool = True,  # divide each row by its sum; empty rows stay 0
-    annotate: bool | None = None,  # write the numbers; None: for at most 12 classes
+    annotate: bool | None = None,  # write the numbers, or not; None: up to 12 classes
     *,
     alt: str,  # what is to be seen, in one sentence
     ax=None,  # matplotlib Axes; None makes a figure
@@ -325,8 +318,8 @@ def plot_confusion(
                     ha="center", va="center", color="white" if value > .6 * top else INK)
     _label_cells(ax, names if count <= 64 or group_names is None else [])
     _draw_groups(ax, count, borders, group_names)
-    above = dict(location="top", shrink=0.4, aspect=40, pad=0.01)
-    bar = ax.figure.colorbar(mesh, ax=ax, **(dict(shrink=0.6) if group_names is None else above))
+    place = dict(location="top", shrink=0.4, aspect=40, pad=0.01) if group_names else {}
+    bar = ax.figure.colorbar(mesh, ax=ax, **place)
     bar.set_label("share of the true class" if normalize else "images", fontsize=8)
     bar.ax.tick_params(labelsize=8, length=0)
     bar.outline.set_visible(False)
@@ -334,8 +327,8 @@ def plot_confusion(
 
 def _label_cells(ax, names):
     "Names of rows and columns; every second, third, ... where all could not be read."
-    step = -(-len(names) // 40) or 1
-    places, count = np.arange(len(names))[::step] + .5, len(names)
+    count, step = len(names), -(-len(names) // 40) or 1
+    places = np.arange(count)[::step] + .5
     ax.set_xticks(places, names[::step], rotation=90 if count > 5 else 0)
     ax.set_yticks(places, names[::step])
     ax.tick_params(labelsize=9 if count <= 12 else 7, length=0, colors=INK)
@@ -343,16 +336,14 @@ def _label_cells(ax, names):
 
 def _draw_groups(ax, count, borders, names):
     "Borders between groups, a frame around each own block, and names at the right."
-    for place in borders:
-        ax.axhline(place, color="#8899A6", linewidth=0.5)
-        ax.axvline(place, color="#8899A6", linewidth=0.5)
+    for line in (ax.axhline, ax.axvline):
+        for place in borders: line(place, color="#8899A6", linewidth=0.5)
     for i, (start, stop) in enumerate(pairwise([0, *borders, count])):
-        frame = plt.Rectangle((start, start), stop - start, stop - start, fill=False,
-                              edgecolor=PALETTE[1], linewidth=1.1, clip_on=False)
-        if borders: ax.add_patch(frame)
-        if not names: continue
-        ax.text(count * 1.012, (start + stop) / 2, str(names[i]).replace("_", " "), color=INK,
-                va="center", fontsize=7.5 if count > 12 else 9)
+        size = stop - start
+        look = dict(fill=False, clip_on=False, edgecolor=PALETTE[1], linewidth=1.1)
+        if borders: ax.add_patch(plt.Rectangle((start, start), size, size, **look))
+        if names: ax.text(count * 1.012, start + size / 2, names[i].replace("_", " "),
+                          color=INK, va="center", fontsize=7.5)
 
 # %% ../nbs/09_plots.ipynb #f03f5d19
 def _check_confusion(matrix, class_names, order, borders, group_names):
@@ -364,16 +355,14 @@ def _check_confusion(matrix, class_names, order, borders, group_names):
     if not np.isfinite(matrix).all() or (matrix < 0).any():
         raise ValueError("the matrix holds negative numbers, NaN or infinity; pass counts")
     names = list(map(str, range(count) if class_names is None else class_names))
-    if len(names) != count:
-        raise ValueError(f"{len(names)} class names for a {count}×{count} matrix; pass one each")
+    _as_many(names, matrix, "class names", "classes")
     order = list(range(count)) if order is None else np.asarray(order).tolist()
     if sorted(order) != list(range(count)):
         raise ValueError(f"order must hold each index 0..{count - 1} once; it has {len(order)}")
     borders = sorted(map(int, borders)) if borders is not None else []
     if borders and not 0 < borders[0] <= borders[-1] < count:
         raise ValueError(f"borders must lie inside 1..{count - 1}, got {borders}; correct them")
-    if group_names is not None and len(group_names) != len(borders) + 1:
-        raise ValueError(f"{len(group_names)} group names for {len(borders) + 1} groups; pass all")
+    if group_names is not None: _as_many(group_names, [0, *borders], "group names", "groups")
     return matrix[np.ix_(order, order)], [names[i] for i in order], borders
 
 # %% ../nbs/09_plots.ipynb #aa2c1278
@@ -382,14 +371,12 @@ def taxonomy_order(
     level: int = 1,  # depth of the groups: 1 is just below the root
 ) -> tuple:  # order (L,) of leaf numbers, borders, names of the groups
     "Leaves as a walk down the tree meets them, cut at `level`; each stands once."
-    order, borders, groups = [], [], []
+    order, starts = [], {}
     for group in taxonomy.cut(level):
         members = [i for i in _walk(taxonomy, group) if i not in order]
-        if not members: continue
-        if order: borders.append(len(order))
+        if members: starts[group] = len(order)
         order += members
-        groups.append(group)
-    return np.array(order), borders, groups
+    return np.array(order), list(starts.values())[1:], list(starts)
 
 def _walk(taxonomy, node):
     "Numbers of the leaves below `node`, depth first, each once."
@@ -412,14 +399,11 @@ def plot_tree_confusion(
     Each class stands once: one with several parents stands in the first of them, so its
     mistakes inside another parent lie outside the blocks.
     """
-    matrix = np.asarray(matrix)
-    if matrix.shape != (len(taxonomy),) * 2:
-        raise ValueError(f"the confusion matrix has shape {matrix.shape}; "
-                         f"this taxonomy has {len(taxonomy)} leaves")
     order, borders, groups = taxonomy_order(taxonomy, level)
     names = [taxonomy.display_name(leaf) for leaf in taxonomy.leaves]
     groups = [taxonomy.display_name(group) for group in groups]
-    return plot_confusion(matrix, names, order, borders, groups, normalize, alt=alt, ax=ax)
+    parts = names, order, borders, groups, normalize
+    return plot_confusion(matrix, *parts, alt=alt, ax=ax)
 
 # %% ../nbs/09_plots.ipynb #c6ee8d91
 def plot_severity(
@@ -436,8 +420,7 @@ def plot_severity(
             raise ValueError(f"the histogram {name!r} needs counts of at least 0, not all 0")
     heights = sorted({float(h) for found in histograms.values() for h in found} - {0.})
     if not heights: raise ValueError("the histograms hold no height above 0: nothing to draw")
-    wide = 0.75 * len(heights) * max(1, len(histograms) * 0.6)
-    ax = _axes(ax, 1.6 + max(2.6, wide), 2.8, alt)
+    ax = _axes(ax, 1.6 + max(2.6, 0.6 * len(heights) * len(histograms)), 2.8, alt)
     width = 0.8 / len(histograms)
     for i, (name, histogram) in enumerate(histograms.items()):
         shares = {float(h): n / sum(histogram.values()) for h, n in histogram.items()}
@@ -463,10 +446,7 @@ def plot_accuracy_specificity(
     curves = curves if isinstance(curves, dict) else {"": curves}
     if not curves: raise ValueError("nothing to draw; pass what accuracy_specificity_curve returns")
     for name, curve in curves.items():
-        shapes = np.shape(curve.specificity), np.shape(curve.accuracy)
-        if shapes[0] != shapes[1] or 0 in shapes[0]:
-            raise ValueError(f"the curve {name!r} has {shapes[0]} specificities and "
-                             f"{shapes[1]} accuracies; pass as many of each")
+        _as_many(curve.specificity, curve.accuracy, f"specificities of {name!r}", "accuracies")
     ax = _axes(ax, 4.2, 3.2, alt)
     for i, (name, curve) in enumerate(curves.items()):
         x, y, color = curve.specificity, curve.accuracy, PALETTE[i % len(PALETTE)]
@@ -487,10 +467,9 @@ def plot_reliability(
     "Draw accuracy in bins of confidence, the gap to the diagonal, and the bins' sizes."
     parts = curve.edges, curve.counts, curve.confidence, curve.accuracy
     edges, counts, confidence, accuracy = (np.asarray(part, float) for part in parts)
-    same = len(edges) - 1 == len(counts) == len(confidence) == len(accuracy)
-    if not same or counts.sum() <= 0:
-        raise ValueError(f"{len(edges)} edges do not fit {len(counts)} counts, {len(confidence)} "
-                         f"confidences and {len(accuracy)} accuracies, or all bins are empty")
+    for part, what in ((edges[1:], "bins"), (confidence, "confidences"), (accuracy, "accuracies")):
+        _as_many(counts, part, "counts", what)
+    if counts.sum() <= 0: raise ValueError("all bins are empty; judge at least one sample")
     ax = _axes(ax, 4.0, 3.8, alt)
     used, widths = counts > 0, np.diff(edges) * 0.94
     left, gap = edges[:-1][used], confidence[used] - accuracy[used]
@@ -525,8 +504,7 @@ def plot_arms(
     for y, (name, values) in enumerate(arms.items()):
         color = PALETTE[1] if name == baseline else PALETTE[0]
         spread = values.std(ddof=1) if len(values) > 1 else 0
-        ax.errorbar(values.mean(), y, xerr=spread, fmt="D", color=color, markersize=6, capsize=4,
-                    linewidth=1.6)
+        ax.errorbar(values.mean(), y, xerr=spread, fmt="D", color=color, capsize=4, linewidth=1.6)
         ax.plot(values, np.full(len(values), y + 0.24), "o", color=color, markersize=3.5, alpha=0.7)
         if name == baseline: ax.axvline(values.mean(), ls="--", color=color, linewidth=1, zorder=0)
     ax.set_yticks(range(len(arms)), list(arms))
@@ -542,11 +520,9 @@ def show_explorer(
 ):  # an `Explorer`, which a notebook shows
     "An explorer; its HTML is in `data`. ValueError for an unknown name or a bad state."
     folder = resources.files("hierlearn") / "explorers"
-    found = folder.iterdir() if folder.is_dir() else ()
-    pages = {p.name[:-5]: p for p in found if p.name.endswith(".html")}
+    pages = {p.name[:-5]: p for p in folder.iterdir() if p.name.endswith(".html")}
     if name not in pages:
-        known = ", ".join(sorted(pages)) or "none (the explorers are missing: install again)"
-        raise ValueError(f"no explorer {name!r}; there are: {known}")
+        raise ValueError(f"no explorer {name!r}; there are: {', '.join(sorted(pages))}")
     if not re.fullmatch(r"([\w.-]+=[\w.,-]*(&[\w.-]+=[\w.,-]*)*)?", state):
         raise ValueError(f"state {state!r} is malformed; write it as 'z=3&s=2'")
     start = f'<html data-state="{html.escape(state)}" '

@@ -198,3 +198,30 @@ BAD = [
 def test_bad_input_is_one_clear_line(call, message):
     with pytest.raises(ValueError, match=message) as error: call()
     assert "\n" not in str(error.value)
+
+
+def test_ties_in_some_rows_leave_the_others_alone():
+    rng = np.random.default_rng(1)
+    scores = rng.permuted(np.tile(np.arange(12.), (200, 1)), axis=1)
+    scores[::3] = rng.integers(0, 3, (67, 12))
+    for k in (1, 2, 3, 11, 12): assert m.top_k(scores, k).tolist() == [ranked(row)[:k] for row in scores]
+    assert m.top_k([[1., 2, 2, 2, 0]], 2).tolist() == [[1, 2]] and m.top_k([[3., 2, 2, 2, 0]], 3).tolist() == [[0, 1, 2]]
+
+
+def test_sizes_at_the_very_limit():
+    assert m.top_k(PROBS, 6).shape == (4, 6) and m.top_k([[1.]], 1).tolist() == [[0]]
+    for bins in (1, 10_000): assert m.reliability_curve(PROBS, LABELS, bins).counts.sum() == 4
+    for bins in (0, 10_001):
+        with pytest.raises(ValueError, match="bins must be an integer"): m.reliability_curve(PROBS, LABELS, bins)
+    assert m.coarse_accuracy(SIX, predictions=LABELS, labels=LABELS, level=3) == 1
+    off = PROBS * (1 + .9e-3)
+    m.brier_score(off, LABELS), m.brier_score((PROBS * 1.005).astype(np.float16), LABELS)
+    for bad in (PROBS * (1 + 1.1e-3), (PROBS * 1.02).astype(np.float16)):
+        with pytest.raises(ValueError, match="not 1"): m.brier_score(bad, LABELS)
+    assert [(s.start, s.stop) for s in m._rows(5, 4, 8)] == [(0, 2), (2, 4), (4, 5)] and [s.stop for s in m._rows(2, 9, 8)] == [1, 2]
+
+
+def test_predictions_and_labels_go_by_name():
+    for call in (lambda: m.accuracy(LABELS, LABELS), lambda: m.confusion_matrix(LABELS, LABELS, 6), lambda: m.mistake_severity(SIX, LABELS, LABELS),
+                 lambda: m.severity_histogram(SIX, LABELS, LABELS), lambda: m.hierarchical_scores(SIX, LABELS, LABELS), lambda: m.coarse_accuracy(SIX, LABELS, LABELS)):
+        with pytest.raises(TypeError, match="positional argument"): call()

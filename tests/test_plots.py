@@ -115,6 +115,13 @@ def test_ids_are_each_figures_own_and_all_are_used():
     for text, own in zip((one, two), ids): assert set(re.findall(r"url\(#([^)]+)\)|href=\"#([^\"]+)", text)) and all(f"#{name}" in text for name in own)
 
 
+def test_no_figure_is_wider_than_a_column_and_text_can_be_read():
+    wide = [show_images(np.zeros((20, 4, 4)), columns=20), plot_history({name: [1, 2] for name in "abcd"})[0], plot_confusion(np.eye(60))]
+    assert all(ax.figure.get_size_inches()[0] <= plots.COLUMN for ax in wide)
+    sizes = [float(size) for ax in wide for size in re.findall(r"font(?:-size)?: ([\d.]+)px", to_svg(ax))]
+    assert min(sizes) >= 7, "in points: 9.3 pixels on the page"
+
+
 def test_photographs_stay_small_and_small_pictures_exact():
     photo = np.random.default_rng(0).normal(128, 40, (300, 300, 3)).clip(0, 255).astype(np.uint8)
     assert "data:image/jpeg" in to_svg(show_images([photo])) and len(to_svg(show_images([photo], size=1))) < 40_000
@@ -157,7 +164,7 @@ def test_images_of_other_kinds():
     (np.zeros((2, 3, 8, 8)), {}, "image 0 has shape (3, 8, 8); pass (H, W), (H, W, 1) or (H, W, 3), channels last"),
     (np.zeros((8, 8)), {}, "image 0 has shape (8,)"),
     (np.zeros((1, 0, 4)), {}, "image 0 is empty"),
-    (np.full((1, 4, 4), np.nan), {}, "image 0 holds NaN or infinity"),
+    (np.full((1, 4, 4), np.nan), {}, "image 0 has values from nan to nan"),
     (np.full((1, 4, 4), 255), {}, "values from 255 to 255; pass uint8, or floats in 0..1"),
     (np.full((1, 4, 4), -0.1), {}, "pass uint8, or floats in 0..1"),
     (np.zeros((2, 4, 4)), dict(titles=["a"]), "1 titles for 2 images"),
@@ -176,7 +183,7 @@ def test_kernels_are_scaled_each_by_itself():
     assert np.asarray(plot_kernels(kernels[:, :, :1]).images[3].get_array()).shape == (5, 5)
     plt.close("all")
     refused(plot_kernels, np.zeros((9, 3, 5, 5)), says="pass (h, w, 3, n) or (h, w, 1, n)")
-    refused(plot_kernels, np.full((3, 3, 3, 1), np.inf), says="the training has diverged")
+    refused(plot_kernels, np.full((3, 3, 3, 1), np.inf), says="image 0 has values from")
 
 
 # ---- training ----
@@ -200,7 +207,7 @@ def test_runs_are_averaged():
     band = ax.collections[0].get_paths()[0].vertices
     assert len(ax.collections) == 1 and np.allclose([band[:, 1].min(), band[:, 1].max()], [0.2 - 0.02**0.5, 0.4 + 0.02**0.5])
     plt.close("all")
-    refused(plot_runs, {}, says="no runs to draw")
+    refused(plot_runs, {}, says="a dict with runs in it")
     refused(plot_runs, {"a": []}, says="same number of epochs")
     refused(plot_runs, {"a": [{"loss": [1]}, {"loss": [1, 2]}]}, "loss", says="same number of epochs")
     refused(plot_runs, runs, "top5", says="measure of 'a' must be one of val_accuracy, got 'top5'")
@@ -213,7 +220,7 @@ def test_history_refused():
     refused(plot_history, {"loss": []}, says="history['loss'] has shape (0,)")
     refused(plot_history, {"loss": [[1, 2]]}, says="history['loss'] has shape (1, 2)")
     refused(plot_history, {"loss": [1]}, measures=["f1"], says="the history has no 'f1'; it has loss")
-    refused(plot_history, {"loss": [1], "mae": [1]}, ax=own_axes(), says="1 axes for 2 measures (loss, mae)")
+    refused(plot_history, {"loss": [1], "mae": [1]}, ax=own_axes(), says="1 axes for 2 measures; pass one for each")
 
 
 # ---- confusion ----
@@ -242,7 +249,7 @@ def test_large_confusion_carries_no_numbers():
     (np.ones((0, 0)), {}, "pass a square one"),
     (-np.eye(2), {}, "negative numbers, NaN or infinity"),
     (np.full((2, 2), np.nan), {}, "negative numbers, NaN or infinity"),
-    (np.eye(3), dict(class_names=["a"]), "1 class names for a 3×3 matrix"),
+    (np.eye(3), dict(class_names=["a"]), "1 class names for 3 classes"),
     (np.eye(3), dict(order=[0, 1, 1]), "order must hold each index 0..2 once"),
     (np.eye(3), dict(borders=[3]), "borders must lie inside 1..2, got [3]"),
     (np.eye(3), dict(borders=[1], group_names=["a"]), "1 group names for 2 groups"),
@@ -269,7 +276,7 @@ def test_tree_confusion(tree):
     np.testing.assert_allclose(drawn(ax), (counts / counts.sum(1, keepdims=True))[np.ix_(order, order)])
     assert [t.get_text() for t in ax.texts][-2:] == ["animal", "vehicle"]
     plt.close("all")
-    refused(plot_tree_confusion, np.eye(4), tree, says="has shape (4, 4); this taxonomy has 5 leaves")
+    refused(plot_tree_confusion, np.eye(4), tree, says="5 class names for 4 classes")
 
 
 # ---- measures ----
@@ -296,7 +303,7 @@ def test_accuracy_specificity_draws_the_curve(tree, judged):
     assert ax.lines[1].get_xdata()[0] == max(curve.specificity) and ax.get_legend() is None
     assert plot_accuracy_specificity({"a": curve, "b": curve}, ax=own_axes()).get_legend().get_texts()[1].get_text() == "b"
     plt.close("all")
-    refused(plot_accuracy_specificity, SimpleNamespace(specificity=[1, 2], accuracy=[1]), says="has (2,) specificities and (1,) accuracies")
+    refused(plot_accuracy_specificity, SimpleNamespace(specificity=[1, 2], accuracy=[1]), says="2 specificities of '' for 1 accuracies")
     refused(plot_accuracy_specificity, {}, says="nothing to draw")
 
 
@@ -310,7 +317,7 @@ def test_reliability_draws_the_bins(judged):
     given = own_axes()
     assert plot_reliability(curve, ax=given) is given
     plt.close("all")
-    refused(plot_reliability, SimpleNamespace(edges=[0, 1], counts=[1, 2], confidence=[1], accuracy=[1]), says="2 edges do not fit 2 counts")
+    refused(plot_reliability, SimpleNamespace(edges=[0, 1], counts=[1, 2], confidence=[1], accuracy=[1]), says="2 counts for 1 bins; pass one for each")
     refused(plot_reliability, SimpleNamespace(edges=[0, 1], counts=[0], confidence=[1], accuracy=[1]), says="all bins are empty")
 
 

@@ -5,10 +5,7 @@ python tests/benchmarks/bench_metrics.py [--fast]     writes nbs/results/bench_m
 Each size runs in a process of its own, so that one peak does not hide another. Extra memory is the peak resident size during the
 call minus the resident size just before it, when the float32 probabilities are already there.
 """
-import json
 import multiprocessing
-import os
-import platform
 import resource
 import statistics
 import sys
@@ -58,7 +55,7 @@ def measure(samples, answer):
 
 
 def main():
-    sizes = SIZES[:2] if "--fast" in sys.argv else SIZES
+    sizes, begin = SIZES[:2] if "--fast" in sys.argv else SIZES, time.perf_counter()
     rows, context = [], multiprocessing.get_context("spawn")
     print(f'{"samples":>8} {"seconds":>8} {"CPU":>8} {"per 1,000":>10} {"extra MiB":>10} {"input MiB":>10}')
     for samples in sizes:
@@ -73,10 +70,10 @@ def main():
     met = last["seconds"] < 10 and last["extra_mib"] < 2048
     print(f'{last["taxonomy"]}: {"under" if met else "OVER"} 10 s and 2 GiB at {last["samples"]:,} predictions')
     if "--fast" not in sys.argv:
-        import numpy as np
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps({"what": "evaluate(): seconds and peak extra memory, 1,000 classes, 1,000 bootstrap resamples", "limits": {"seconds": 10, "extra_mib": 2048}, "met": met,
-            "rows": rows, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}, indent=1) + "\n")
+        from hierlearn.records import write_record
+        settings = {"classes": CLASSES, "sizes": SIZES, "repeats": REPEATS, "resamples": 1000}
+        write_record("bench_metrics", None, {"rows": rows, "limits": {"seconds": 10, "extra_mib": 2048}, "met": met}, settings, seed=0,
+                     seconds=time.perf_counter() - begin, precision="float32", folder=RESULT.parent)
     return 0 if met else 1
 
 
