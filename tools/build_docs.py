@@ -1,6 +1,8 @@
-"""Build the documentation site from nbs/: nbdev makes the pages, smalldocs renders them, and what a page needs is local.
+"""Build the documentation site from nbs/: nbdev makes the pages, smalldocs renders them, all that they need is local.
 
-usage: build_docs.py [FOLDER [NAME ...]]      default: docs/; with names only the notebooks that they are part of, for a quick look
+usage: build_docs.py [FOLDER [NAME ...]]
+
+Default: docs/. With names only the notebooks that they are part of, for a quick look.
 """
 import ast
 import json
@@ -64,7 +66,9 @@ def import_line(path):
         for node in ast.parse(source(c)).body:
             if not isinstance(node, (ast.Import, ast.ImportFrom)): continue
             names = [ast.unparse(a) for a in node.names if (a.asname or a.name).split(".")[0] in used]
-            if names: lines.append(from_import(node.module, names) if isinstance(node, ast.ImportFrom) else f"import {', '.join(names)}")
+            if names:
+                lines.append(from_import(node.module, names) if isinstance(node, ast.ImportFrom)
+                    else f"import {', '.join(names)}")
     names = [n for n in defined_names(path) if (not n.startswith("_") or n in used) and not n.startswith("__")]
     if names: lines.append(from_import(f"hierlearn.{default_exp(path)}", names))
     return "\n".join(lines)
@@ -85,7 +89,8 @@ def prepare_notebook(path):
             if re.search(r"^#\|\s*exports\b", c["source"], re.M):
                 c["source"] = re.sub(r"^#\|\s*exports\b.*\n", "", c["source"], flags=re.M)
                 body = ast.parse(c["source"]).body
-                if not all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body): c["source"] = "#| eval: false\n" + c["source"]
+                if not all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body):
+                    c["source"] = "#| eval: false\n" + c["source"]
                 names = [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
                 anchors = "".join(f'<span id="{n.lower()}"></span>' for n in names)
                 cells.append(cell("markdown", f"anchor-{c['id']}", f'<div class="shown-code">{anchors}</div>'))
@@ -99,7 +104,8 @@ def prepare_notebook(path):
     head = [cell("markdown", "colab-badge", badge)]
     # shown cells are not run: what they define comes from the module
     if names := defined_names(path):
-        head.append(cell("code", "names", f"#| include: false\nfrom hierlearn.{default_exp(path)} import {', '.join(names)}"))
+        head.append(cell("code", "names",
+            f"#| include: false\nfrom hierlearn.{default_exp(path)} import {', '.join(names)}"))
     if line := import_line(path):
         fold = '#| code-fold: true\n#| code-summary: "To follow along: imports"\n'
         head.append(cell("code", "follow", fold + line))
@@ -161,7 +167,8 @@ def add_repository_link(path):
     "Put the links to the repository into a copied _quarto.yml: its address is a setting, not a second one there."
     import yaml
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config["website"]["navbar"]["tools"] = [{"icon": "github", "href": settings()["git_url"], "aria-label": "Source code"}]
+    config["website"]["navbar"]["tools"] = [{"icon": "github", "href": settings()["git_url"],
+        "aria-label": "Source code"}]
     config["website"]["repo-subdir"] = "nbs"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
@@ -175,17 +182,22 @@ def mend_anchors(site):
             page, anchor = m[1] or name, m[2]
             if page not in ids or anchor in ids[page]: return m[0]
             owner = anchor.rsplit(".", 1)[0] if "." in anchor else ""
-            return f'href="{m[1]}#{owner}"' if owner in ids[page] else (f'href="{m[1]}"' if m[1] and "." in anchor else m[0])
+            return f'href="{m[1]}#{owner}"' if owner in ids[page] else (f'href="{m[1]}"' if m[1] and "." in anchor
+                else m[0])
         new = re.sub(r'href="([\w-]*(?:\.html)?)#([^"]+)"', mended, text)
         if new != text: (site / name).write_text(new, encoding="utf-8")
 
 
 def head_script(site):
-    "A page opened from a folder may not fetch: there the search reads its index from a script. And a heading `Exports` must not look like a module to KaTeX."
+    """A page opened from a folder may not fetch: there the search reads its index from a script.
+    And a heading `Exports` must not look like a module to KaTeX."""
     index = (site / "search.json").read_text(encoding="utf-8")
     (site / "site_libs" / "search-index.js").write_text(f"window.hierlearnSearch = {index};\n", encoding="utf-8")
-    load = ("<script>var exports,module,define;if(location.protocol==='file:'){const f=window.fetch;window.fetch=u=>String(u).endsWith('search.json')?new Promise((done,no)=>{"
-            "const s=document.createElement('script');s.src='site_libs/search-index.js';s.onload=()=>done({json:()=>window.hierlearnSearch});s.onerror=no;document.head.append(s)}):f(u)}</script>")
+    load = (
+        "<script>var exports,module,define;if(location.protocol==='file:'){const f=window.fetch;"
+        "window.fetch=u=>String(u).endsWith('search.json')?new Promise((done,no)=>{"
+        "const s=document.createElement('script');s.src='site_libs/search-index.js';"
+        "s.onload=()=>done({json:()=>window.hierlearnSearch});s.onerror=no;document.head.append(s)}):f(u)}</script>")
     for page in site.glob("*.html"):
         text = page.read_text(encoding="utf-8")
         page.write_text(text.replace("</head>", load + "</head>", 1), encoding="utf-8")
@@ -201,7 +213,9 @@ def finish(site):
     for old, new in numbered.items(): (site / old).rename(site / new)
     for name in ("search.json", "sitemap.xml"):
         path = site / name
-        if path.exists(): path.write_text(re.sub(r"(\d+[a-z]?_\w+\.html)", lambda m: numbered.get(m[1], m[1]), path.read_text(encoding="utf-8")), encoding="utf-8")
+        if path.exists():
+            path.write_text(re.sub(r"(\d+[a-z]?_\w+\.html)", lambda m: numbered.get(m[1], m[1]),
+                path.read_text(encoding="utf-8")), encoding="utf-8")
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         if page.parent == site: text = re.sub(r'(href|action)="([^"]*)"', lambda m: f'{m[1]}="{rename(m[2])}"', text)
@@ -221,7 +235,9 @@ def finish(site):
     head_script(site)
     for sheet in (site / "site_libs").rglob("*.css"):
         text = sheet.read_text(encoding="utf-8")
-        local = re.sub(r"@import\s+(url\(\s*[\"']?https?://[^)]*\)|\"https?://[^\"]*\"|'https?://[^']*')\s*;", "", text)  # fonts of another host
+        # fonts of another host
+        local = re.sub(r"@import\s+(url\(\s*[\"']?https?://[^)]*\)|\"https?://[^\"]*\"|'https?://[^']*')\s*;", "",
+            text)
         if local != text: sheet.write_text(local, encoding="utf-8")
     shutil.copytree(NBS / "styles" / "katex", site / "site_libs" / "katex")
     sitemap = site / "sitemap.xml"
@@ -240,7 +256,8 @@ def build(target, only=()):
     here = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder).resolve() / "hierlearn"
-        shutil.copytree(NBS, work / "nbs", ignore=shutil.ignore_patterns(".*", "_proc", "results", "runs", "logs", "checkpoints", "katex"))
+        shutil.copytree(NBS, work / "nbs",
+            ignore=shutil.ignore_patterns(".*", "_proc", "results", "runs", "logs", "checkpoints", "katex"))
         shutil.copytree(NBS / "results", work / "nbs" / "results") if (NBS / "results").exists() else None
         for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT / name, work)
         shutil.copytree(ROOT / "hierlearn", work / "hierlearn", ignore=shutil.ignore_patterns("__pycache__"))

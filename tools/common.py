@@ -40,11 +40,13 @@ def shared_data():
 def environment(profile="tiny", threads=1):
     "The environment variables of a run: the profile, few threads, quiet frameworks, this checkout's package first."
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
-    found = {**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1"),
-             "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    found = {**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg", "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1"), "PYTHONHASHSEED": "0",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     if profile: found["HIERLEARN_PROFILE"] = profile
     if threads:
-        for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"): found.setdefault(name, str(threads))
+        for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            found.setdefault(name, str(threads))
     shared = shared_data()
     if shared and (shared / "nltk_data").is_dir(): found.setdefault("NLTK_DATA", str(shared / "nltk_data"))
     return found
@@ -59,7 +61,8 @@ def real_data():
     folder = Path(tempfile.gettempdir()) / f"hierlearn-data-{os.getuid() if hasattr(os, 'getuid') else ''}-{key}"
     if not (folder / "complete").exists():
         print(f"Unpacking the data of {shared} into {folder}", flush=True)
-        subprocess.run([sys.executable, ROOT / "tests" / "tools" / "unpack_shared_data.py", shared, folder], check=True)
+        subprocess.run([sys.executable, ROOT / "tests" / "tools" / "unpack_shared_data.py", shared, folder],
+            check=True)
     return folder
 
 

@@ -26,7 +26,8 @@ def run(name, folder):
     "Run one experiment in a process of its own: the state of the run, its record, seconds."
     from hierlearn.records import read_record
     start = time.perf_counter()
-    # without a terminal nobody watches a progress bar, and what frameworks say on loading matters only when something fails
+    # without a terminal nobody watches a progress bar, and what frameworks say on loading matters only when something
+    # fails
     quiet = None if sys.stderr.isatty() else subprocess.PIPE
     command = [sys.executable, "-c", ONE, name, folder]
     done = subprocess.run(command, env=environment("tiny", threads=None), stderr=quiet, text=True)
@@ -46,7 +47,8 @@ def headline(entry, record):
 
 def main(chosen):
     from hierlearn.runs import REGISTRY
-    if unknown := set(chosen) - set(REGISTRY): sys.exit(f"no experiment is called {', '.join(unknown)}; there are {', '.join(REGISTRY)}")
+    if unknown := set(chosen) - set(REGISTRY):
+        sys.exit(f"no experiment is called {', '.join(unknown)}; there are {', '.join(REGISTRY)}")
     os.chdir(ROOT)
     print("Running the experiments on the embedded data set `shapes`, profile tiny.", flush=True)
     rows = []
@@ -59,7 +61,8 @@ def main(chosen):
         with tempfile.TemporaryDirectory() as folder: state, record, seconds = run(entry.name, folder)
         rows.append((entry.title, state, *(headline(entry, record) if record else ("", "")), seconds))
     print("\n" + table(rows, ("experiment", "run", "measure", "value", "seconds")))
-    print("\nThese runs only show that everything works; the numbers of the pages come from real data (docs/index.html).")
+    print(
+        "\nThese runs only show that everything works; the numbers of the pages come from real data (docs/index.html).")
     print("Next: make lab opens the notebooks, docs/index.html is the course to read.")
     return any(state == "FAILED" for _, state, *_ in rows)
 

@@ -1,7 +1,8 @@
-"""Write the explorers' golden data and copy their pages into the package: `python tools/explorers.py` (`--check` only compares).
+"""Write the explorers' golden data, copy their pages into the package: `python tools/explorers.py` (`--check`:
+compare).
 
-Each explorer in nbs/explorers/ draws with a few JavaScript functions. The golden JSON beside it holds what the library's NumPy functions
-compute for the same arguments; tests/test_explorers.py runs the JavaScript against it.
+Each explorer in nbs/explorers/ draws with a few JavaScript functions. The golden JSON beside it holds what the
+library's NumPy functions compute for the same arguments; tests/test_explorers.py runs the JavaScript against it.
 """
 import json, sys
 from pathlib import Path
@@ -25,8 +26,10 @@ def pooling():
             for s in range(1, 6):
                 # an input is read as often as a map that is 1 there and 0 elsewhere has outputs of 1
                 reads = [int(max_pool2d(hot, z, s, padding).sum()) for hot in one_hot]
-                cases.append(dict(z=z, s=s, padding=padding, sizes={n: int(pool_output_size(n, z, s, padding)) for n in range(z, 13)},
-                                  pooled=[max_pool2d(m, z, s, padding).tolist() for m in maps], counts=np.reshape(reads, (7, 7)).tolist()))
+                cases.append(dict(z=z, s=s, padding=padding,
+                    sizes={n: int(pool_output_size(n, z, s, padding)) for n in range(z, 13)},
+                    pooled=[max_pool2d(m, z, s, padding).tolist() for m in maps],
+                    counts=np.reshape(reads, (7, 7)).tolist()))
     return dict(maps=[m.tolist() for m in maps], cases=cases)
 
 
@@ -41,7 +44,8 @@ def hypernym_data():
     def walk(node, parent):
         nodes.append([node, parent])
         here, size = len(nodes) - 1, lambda child: len(tree.leaf_indices(child))
-        for child in sorted(tree.children(node), key=lambda child: (not tree.children(child), size(child), tree.leaf_indices(child)[0])): walk(child, here)
+        for child in sorted(tree.children(node),
+            key=lambda child: (not tree.children(child), size(child), tree.leaf_indices(child)[0])): walk(child, here)
     walk("carnivore.n.01", -1)
     leaves = [tree.index(node) for node, _ in nodes if not tree.children(node)]
     logits, dog = stored["pets"].astype(float), stored["pet_labels"].astype(bool)
@@ -49,9 +53,12 @@ def hypernym_data():
     cat_by = {rule: softmax(group_scores(logits, groups, LIBRARY.get(rule, rule)))[:, 0] for rule in ("mean", "sum")}
     mean, total, gap = cat_by["mean"] > .5, cat_by["sum"] > .5, np.abs(cat_by["mean"] - cat_by["sum"])
     def pick(chosen, count=1): return np.flatnonzero(chosen)[np.argsort(-gap[chosen], kind="stable")][:count]
-    kinds = {"a cat, the sum is wrong": pick(~dog & mean & ~total, 2), "a cat, the mean is wrong": pick(~dog & ~mean & total), "a dog, the mean is wrong": pick(dog & mean & ~total),
-             "a cat, both right": np.flatnonzero(~dog & mean & (cat_by["sum"] > .99))[:1], "a dog, both right": np.flatnonzero(dog & ~mean & (cat_by["sum"] < .01))[:1]}
-    pictures = [dict(name=f"{kind} ({stored['pet_files'][i]})", logits=[round(float(z), 2) for z in logits[i, leaves]]) for kind, found in kinds.items() for i in found]
+    kinds = {"a cat, the sum is wrong": pick(~dog & mean & ~total, 2),
+        "a cat, the mean is wrong": pick(~dog & ~mean & total), "a dog, the mean is wrong": pick(dog & mean & ~total),
+        "a cat, both right": np.flatnonzero(~dog & mean & (cat_by["sum"] > .99))[:1],
+        "a dog, both right": np.flatnonzero(dog & ~mean & (cat_by["sum"] < .01))[:1]}
+    pictures = [dict(name=f"{kind} ({stored['pet_files'][i]})",
+        logits=[round(float(z), 2) for z in logits[i, leaves]]) for kind, found in kinds.items() for i in found]
     return dict(nodes=nodes, pictures=pictures)
 
 
@@ -62,16 +69,22 @@ def hypernyms():
     from hierlearn.taxonomy import Taxonomy
     data, tree = hypernym_data(), Taxonomy.imagenet()
     leaves = [node for node, _ in data["nodes"] if not tree.children(node)]
-    members = {node: [leaves.index(leaf) for leaf in sorted(tree.descendant_leaves(node), key=leaves.index)] for node, _ in data["nodes"] if tree.children(node)}
-    pairs = [("cat.n.01", "dog.n.01"), ("feline.n.01", "canine.n.02"), ("domestic_cat.n.01", "wolf.n.01"), ("bear.n.01", "fox.n.01"), ("tabby.n.01", "terrier.n.01")]
+    members = {node: [leaves.index(leaf) for leaf in sorted(tree.descendant_leaves(node), key=leaves.index)] for node,
+        _ in data["nodes"] if tree.children(node)}
+    pairs = [("cat.n.01", "dog.n.01"), ("feline.n.01", "canine.n.02"), ("domestic_cat.n.01", "wolf.n.01"),
+        ("bear.n.01", "fox.n.01"), ("tabby.n.01", "terrier.n.01")]
     members |= {leaf: [place] for place, leaf in enumerate(leaves)}
     cases = []
     for number, picture in enumerate(data["pictures"]):
         for a, b in pairs:
-            for rule, t in [("mean", None), ("sum", None), ("log_mean_exp", None), ("tempered", .25), ("tempered", 2.), ("tempered", 32.)]:
-                probs = softmax(group_scores(np.array([picture["logits"]]), [members[a], members[b]], LIBRARY.get(rule, rule), t))[0]
-                cases.append(dict(picture=number, a=a, b=b, rule=rule, t=t, probs=[round(float(p), 9) for p in probs]))
-    return dict(members={node: members[node] for node in ("cat.n.01", "dog.n.01", "carnivore.n.01", "tabby.n.01")}, data=data, cases=cases)
+            for rule, t in [("mean", None), ("sum", None), ("log_mean_exp", None), ("tempered", .25),
+                ("tempered", 2.), ("tempered", 32.)]:
+                probs = softmax(group_scores(np.array([picture["logits"]]), [members[a], members[b]],
+                    LIBRARY.get(rule, rule), t))[0]
+                cases.append(dict(picture=number, a=a, b=b, rule=rule, t=t,
+                    probs=[round(float(p), 9) for p in probs]))
+    return dict(members={node: members[node] for node in ("cat.n.01", "dog.n.01", "carnivore.n.01", "tabby.n.01")},
+        data=data, cases=cases)
 
 
 def fill_hypernyms():
@@ -87,7 +100,8 @@ GOLDEN = {"pooling": pooling, "hypernyms": hypernyms}
 def golden_text(name):
     "The golden data of an explorer as JSON, one case a line"
     data = GOLDEN[name]()
-    return json.dumps({**data, "cases": []})[:-2] + "\n" + ",\n".join(json.dumps(case, separators=(",", ":")) for case in data["cases"]) + "\n]}\n"
+    return json.dumps({**data, "cases": []})[:-2] + "\n" + ",\n".join(json.dumps(case, separators=(",", ":")) for case
+        in data["cases"]) + "\n]}\n"
 
 
 def wanted():
@@ -99,7 +113,9 @@ def wanted():
 if __name__ == "__main__":
     stale = [path for path, text in wanted().items() if not path.exists() or path.read_text("utf-8") != text]
     if "--check" in sys.argv:
-        if stale: sys.exit(f"out of step: {', '.join(str(p.relative_to(ROOT)) for p in stale)}; run python tools/explorers.py")
+        if stale:
+            sys.exit(
+                f"out of step: {', '.join(str(p.relative_to(ROOT)) for p in stale)}; run python tools/explorers.py")
     else:
         fill_hypernyms()
         for path, text in wanted().items():

@@ -2,10 +2,9 @@
 
     python tools/make_imagenet_graph.py --wordnet wordnet.zip --classes imagenet_samples.zip
 
-`--wordnet` is NLTK's corpora/wordnet.zip (or its unpacked folder), `--classes` a CSV file with the columns wnid and name, or a zip that holds
-labels.csv. The order of the classes is that of the sorted wnids, which is the order of every ImageNet-1k model. The same input gives the
-same bytes. WordNet's licence notice is written beside the file.
-"""
+`--wordnet` is NLTK's corpora/wordnet.zip (or its unpacked folder), `--classes` a CSV file with the columns wnid and
+name, or a zip that holds labels.csv. The order of the classes is that of the sorted wnids, which is the order of
+every ImageNet-1k model. The same input gives the same bytes. WordNet's licence notice is written beside the file."""
 import argparse, csv, gzip, io, json, os, re, zipfile
 from pathlib import Path
 
@@ -17,7 +16,8 @@ def read_member(archive, name):
     "Text of `name` in a zip or folder, wherever it lies inside"
     if Path(archive).is_dir(): return next(Path(archive).rglob(name)).read_text(encoding="utf-8")
     with zipfile.ZipFile(archive) as zipped:
-        return zipped.read(next(member for member in zipped.namelist() if member.split("/")[-1] == name)).decode("utf-8")
+        return zipped.read(next(member for member in zipped.namelist() if member.split("/")[-1] == name)).decode(
+            "utf-8")
 
 
 def read_classes(path):
@@ -38,7 +38,8 @@ def read_nouns(wordnet):
         count = int(fields[3], 16)
         lemmas = fields[4:4 + 2 * count:2]
         pointers = fields[5 + 2 * count:]
-        hypernyms = [pointers[i + 1] for i in range(0, len(pointers) - 3, 4) if pointers[i] in ("@", "@i")]  # @i: of an instance
+        # @i: of an instance
+        hypernyms = [pointers[i + 1] for i in range(0, len(pointers) - 3, 4) if pointers[i] in ("@", "@i")]
         definition = re.sub(r'"[^"]*"', "", gloss).strip().strip("; ")  # without the examples
         nouns[fields[0]] = lemmas, hypernyms, definition
     return nouns
@@ -85,7 +86,8 @@ def graph(wordnet, classes):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--wordnet", type=Path, default=Path(os.environ.get("NLTK_DATA", SHARED / "nltk_data")) / "corpora" / "wordnet.zip")
+    parser.add_argument("--wordnet", type=Path, default=Path(os.environ.get("NLTK_DATA", SHARED / "nltk_data"))
+        / "corpora" / "wordnet.zip")
     parser.add_argument("--classes", type=Path, default=SHARED / "imagenet_samples.zip")
     parser.add_argument("--out", type=Path, default=HERE.parent / "hierlearn" / "data" / "imagenet_wordnet.json.gz")
     args = parser.parse_args()
@@ -96,7 +98,9 @@ def main():
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(packed.getvalue())
     (args.out.parent / "WORDNET_LICENSE.txt").write_text(read_licence(args.wordnet), encoding="utf-8")
-    print(f"{args.out}: {len(data['synsets'])} synsets, {sum(map(len, data['parents']))} edges, {len(data['classes'])} classes, {len(packed.getvalue())} bytes")
+    print(
+        f"{args.out}: {len(data['synsets'])} synsets, {sum(map(len, data['parents']))} edges, "
+        f"{len(data['classes'])} classes, {len(packed.getvalue())} bytes")
 
 
 if __name__ == "__main__": main()

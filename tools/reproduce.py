@@ -2,10 +2,9 @@
 
 usage: reproduce.py EXPERIMENT [--stage NAME] [--profile quick] [--results FOLDER]
 
-EXPERIMENT is a name of the registry (six_layer), or a lesson's notebook (20_alexnet_small). With --results the run can be
-killed and goes on when it is called again: finished stages are passed over, training resumes to the epoch. make hands over
-STAGE= and RESULTS= in the environment.
-"""
+EXPERIMENT is a name of the registry (six_layer), or a lesson's notebook (20_alexnet_small). With --results the run
+can be killed and goes on when it is called again: finished stages are passed over, training resumes to the epoch.
+make hands over STAGE= and RESULTS= in the environment."""
 import argparse
 import os
 import shutil
@@ -35,7 +34,8 @@ def beside(title, old, new):
         print(table([(name, f"{value:.6g}") for name, value in numbers(new.metrics).items()], ("", "now")))
         return
     before, now = numbers(old.metrics), numbers(new.metrics)
-    rows = [(name, f"{before[name]:.6g}", f"{now[name]:.6g}", f"{now[name] - before[name]:+.3g}") for name in before if name in now]
+    rows = [(name, f"{before[name]:.6g}", f"{now[name]:.6g}", f"{now[name] - before[name]:+.3g}") for name in before
+        if name in now]
     rows.append(("seconds", old.header.get("seconds"), new.header.get("seconds"), ""))
     print("\n" + table(rows, (title, "record", "now", "difference")))
     for entry in EVIDENCE:
@@ -48,7 +48,8 @@ def main():
     parser.add_argument("experiment")
     parser.add_argument("--profile", default="quick", choices=("tiny", "quick", "full"))
     parser.add_argument("--stage", default=os.environ.get("STAGE") or None, help="this stage alone")
-    parser.add_argument("--results", default=os.environ.get("RESULTS") or None, help="folder of the new records; else a temporary one")
+    parser.add_argument("--results", default=os.environ.get("RESULTS") or None,
+        help="folder of the new records; else a temporary one")
     args = parser.parse_args()
     data = real_data() if args.profile != "tiny" else None
     if data: os.environ["HIERLEARN_DATA"] = str(data)
@@ -60,7 +61,8 @@ def main():
         try: return read_record(name, args.profile, folder)
         except FileNotFoundError: return None
 
-    names = {entry.lesson: name for name, entry in REGISTRY.items() if entry.lesson} | {name: name for name in REGISTRY}
+    names = {entry.lesson: name for name, entry in REGISTRY.items() if entry.lesson} | {name: name for name
+        in REGISTRY}
     name = names.get(args.experiment, args.experiment)
     try: experiment = load(name)
     except ValueError as error: sys.exit(str(error))

@@ -12,7 +12,8 @@ from common import NBS, PACKAGE, notebooks
 
 EXPORT = re.compile(r"^#\|\s*exports?\b", re.M)
 # cells whose code a page does not show
-UNSEEN = re.compile(r"^#\|\s*(hide|default_exp|export|exporti|include:\s*false|echo:\s*false|eval:\s*false)\b", re.M | re.I)
+UNSEEN = re.compile(r"^#\|\s*(hide|default_exp|export|exporti|include:\s*false|echo:\s*false|eval:\s*false)\b", re.M
+    | re.I)
 
 
 def cells(path):
@@ -46,7 +47,8 @@ def defined_names(path):
         for node in ast.parse(source(cell)).body:
             targets = getattr(node, "targets", [getattr(node, "target", node)])
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)): found.append(node.name)
-            elif isinstance(node, (ast.Assign, ast.AnnAssign)): found += [t.id for t in targets if isinstance(t, ast.Name)]
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                found += [t.id for t in targets if isinstance(t, ast.Name)]
     return list(dict.fromkeys(found))
 
 
@@ -90,7 +92,8 @@ def imported(nodes, module=""):
 
 def used_rooms(module, known):
     "The rooms that a module imports, anywhere in it."
-    names = {n.removeprefix("hierlearn.") for n in imported(ast.walk(tree(module)), module) if n.startswith("hierlearn.")}
+    names = {n.removeprefix("hierlearn.") for n in imported(ast.walk(tree(module)), module)
+        if n.startswith("hierlearn.")}
     return sorted(names & set(known), key=known.get)
 
 
@@ -102,18 +105,21 @@ def drawing():
     size = (left + side + 12, top + side + 12)
     place = {module: i for i, module in enumerate(known)}
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" role="img" '
-           'font-family="system-ui, sans-serif" font-size="11">',
-           "<title>Which room imports which: every dot lies left of the diagonal, so all imports lead to lower numbers</title>",
-           "<style>text{fill:#334}line{stroke:#8892a8;stroke-width:.4}.d{fill:#8892a8}.i{fill:#3b5bdb}"
-           "@media(prefers-color-scheme:dark){text{fill:#ccd}.i{fill:#8ea4ff}}</style>"]
+        'font-family="system-ui, sans-serif" font-size="11">',
+        "<title>Which room imports which: all dots lie left of the diagonal, at lower numbers</title>",
+        "<style>text{fill:#334}line{stroke:#8892a8;stroke-width:.4}.d{fill:#8892a8}.i{fill:#3b5bdb}"
+        "@media(prefers-color-scheme:dark){text{fill:#ccd}.i{fill:#8ea4ff}}</style>"]
+    centre = {module: left + step * i + step / 2 for module, i in place.items()}
     for module, i in place.items():
-        y, used = top + step * i + step / 2, used_rooms(module, known)
-        out.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{known[module]:02d} {module}</text>')
-        out.append(f'<text x="{left + step * i + step / 2}" y="{top - 8}" text-anchor="middle">{known[module]:02d}</text>')
-        out.append(f'<line x1="{left}" y1="{y}" x2="{left + side}" y2="{y}"/>')
-        out.append(f'<rect class="d" x="{left + step * i + 4}" y="{y - 4}" width="8" height="8"><title>{module}</title></rect>')
-        out += [f'<circle class="i" cx="{left + step * place[o] + step / 2}" cy="{y}" r="4.5"><title>{module} imports {o}</title></circle>'
-                for o in used]
+        y, x, number = top + step * i + step / 2, centre[module], f"{known[module]:02d}"
+        out += [
+            f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{number} {module}</text>',
+            f'<text x="{x}" y="{top - 8}" text-anchor="middle">{number}</text>',
+            f'<line x1="{left}" y1="{y}" x2="{left + side}" y2="{y}"/>',
+            f'<rect class="d" x="{x - 4}" y="{y - 4}" width="8" height="8"><title>{module}</title></rect>']
+        for other in used_rooms(module, known):
+            says = f"<title>{module} imports {other}</title>"
+            out.append(f'<circle class="i" cx="{centre[other]}" cy="{y}" r="4.5">{says}</circle>')
     return "\n".join([*out, "</svg>", ""])
 
 

@@ -99,7 +99,8 @@ def save(nb, path):
 
 def run(names, profile="tiny", workers=2, timeout=420, flags="", keep=False):
     "Run notebooks; returns rows (name, result, seconds) and whether all is well."
-    known = lambda path: any(n.removesuffix(".ipynb") in path.stem if not n.isdigit() else path.stem.startswith(n) for n in names)
+    known = lambda path: any(n.removesuffix(".ipynb") in path.stem if not n.isdigit() else path.stem.startswith(n)
+        for n in names)
     chosen = [p for p in notebooks() if not names or known(p)]
     if not chosen: sys.exit(f"no notebook is called {' or '.join(names)}")
     os.environ.update(environment(profile))
@@ -121,7 +122,8 @@ def run(names, profile="tiny", workers=2, timeout=420, flags="", keep=False):
                 else: text = "\n".join(differences(json.loads(path.read_text(encoding="utf-8")), nb, data))
                 if text: result = "FAILED: saved outputs differ; make outputs"
             seconds = time.perf_counter() - start
-            print(f"{path.name}: {result} ({seconds:.0f} s)" + f"\n  {text}".replace("\n", "\n  ") * bool(text), flush=True)
+            print(f"{path.name}: {result} ({seconds:.0f} s)" + f"\n  {text}".replace("\n", "\n  ") * bool(text),
+                flush=True)
             return path.stem, result, f"{seconds:.0f}"
 
         # the longest first: lessons before foundations

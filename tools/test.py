@@ -3,7 +3,7 @@
 usage: test.py [PART ...]        default: all parts, in the order below
        test.py --write           before a commit: the parts that write, the notebooks' run, index and README
        test.py --notebook NB     the parts of one notebook: a number, or part of its name
-A part that writes (clean, export, drawing, readme, docs) fails when it changes a file: what it wrote is right, commit it.
+A part that writes (clean, export, drawing, readme, docs) fails when it changes a file: commit what it wrote.
 """
 import hashlib
 import os
@@ -39,7 +39,8 @@ BUDGET = {"in step": 2, "notebooks": 6, "pytest": 10, "site and browser": 6}  # 
 
 def made():
     "Digest of every file that is made from the notebooks, and of the notebooks."
-    files = [*NBS.glob("*.ipynb"), *NBS.glob("images/*"), ROOT / "README.md", *PACKAGE.rglob("*.py"), *DOCS.rglob("*")]
+    files = [*NBS.glob("*.ipynb"), *NBS.glob("images/*"), ROOT / "README.md", *PACKAGE.rglob("*.py"),
+        *DOCS.rglob("*")]
     return {p.relative_to(ROOT): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.is_file()}
 
 
@@ -49,7 +50,9 @@ def run(name, command, writes=False):
     fine = subprocess.run(command, env=os.environ).returncode == 0
     after = made() if writes else {}
     changed = sorted(str(p) for p in before.keys() | after.keys() if before.get(p) != after.get(p))
-    if changed: print(f"{name} changed {', '.join(changed[:8])}{' …' * (len(changed) > 8)}: look at it and commit it", flush=True)
+    if changed:
+        print(f"{name} changed {', '.join(changed[:8])}{' …' * (len(changed) > 8)}: look at it and commit it",
+            flush=True)
     return fine, changed
 
 
@@ -61,7 +64,8 @@ def of_notebook(name):
     wanted = [p for p in sorted((ROOT / "tests").glob("test_*.py")) if module and re.search(rf"\b{module}\b", p.stem)]
     if module and not wanted:
         pattern = re.compile(rf"from hierlearn\S*\.{module} import|from hierlearn\S* import .*\b{module}\b")
-        wanted = [p for p in sorted((ROOT / "tests").glob("test_*.py")) if pattern.search(p.read_text(encoding="utf-8"))]
+        wanted = [p for p in sorted((ROOT / "tests").glob("test_*.py"))
+            if pattern.search(p.read_text(encoding="utf-8"))]
     quick = [*PYTEST, "tests/test_hygiene.py", "-k", " or ".join(filter(None, [found[0].stem, module]))]
     parts = {n: PARTS[n] for n in ("clean", "export")}
     parts["lint"] = ("one style (ruff)", [*PARTS["lint"][1][:-1], str(found[0])], "")
@@ -84,7 +88,9 @@ def main(arguments):
     os.environ.update(environment("tiny"))
     data = real_data()
     if data: os.environ["HIERLEARN_DATA"] = str(data)
-    print(f"Python {sys.version.split()[0]}, profile tiny, real data: {data or 'none, tests that need them are skipped'}", flush=True)
+    print(
+        f"Python {sys.version.split()[0]}, profile tiny, real data: {data or 'none, tests that need them are skipped'}",
+        flush=True)
     rows, spent, failed = [], {}, []
     for name in chosen or parts:
         title, command, group = parts[name]
@@ -94,7 +100,8 @@ def main(arguments):
         seconds = time.perf_counter() - start
         spent[group] = spent.get(group, 0) + seconds
         if not fine or (changed and parts is PARTS): failed.append(name)
-        rows.append((name, title, "FAILED" if name in failed else "changed files" if changed else "ok", f"{seconds:.0f}"))
+        rows.append((name, title, "FAILED" if name in failed else "changed files" if changed else "ok",
+            f"{seconds:.0f}"))
         if write and not fine: break
     print("\n" + table(rows, ("part", "what", "result", "seconds")))
     if parts is PARTS:

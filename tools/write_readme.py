@@ -1,4 +1,4 @@
-"""Write README.md from nbs/index.ipynb with nbconvert: hidden code goes, links lead where a reader of the repository needs them.
+"""Write README.md from nbs/index.ipynb: hidden code goes, links lead where a reader of the repository needs them.
 
 usage: write_readme.py [FILE]      default: README.md
 """
@@ -22,7 +22,8 @@ def readme():
         if cell.cell_type == "code" and HIDDEN.search(cell.source): cell.source = GONE
         # of an output's forms the page shows HTML, a README Markdown
         for output in cell.get("outputs", []):
-            if "text/markdown" in output.get("data", {}): output["data"] = {"text/markdown": output["data"]["text/markdown"]}
+            if "text/markdown" in output.get("data", {}):
+                output["data"] = {"text/markdown": output["data"]["text/markdown"]}
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(rf"```(python)?\n{re.escape(GONE)}\n```", "", text)
     site = s["doc_host"].rstrip("/") + s["doc_baseurl"].rstrip("/") + "/"
@@ -32,7 +33,8 @@ def readme():
     text = re.sub(r"^:::.*\n", "", text, flags=re.M)
     text = re.sub(r"(\[[^\]]*\]\([^)]*\))\{[^}]*\}", r"\1", text)  # attributes that only the site reads
     text = re.sub(r"[ \t]+$", "", text, flags=re.M)
-    return "<!-- Made from nbs/index.ipynb by `make readme`: change it there. -->\n\n" + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return "<!-- Made from nbs/index.ipynb by `make readme`: change it there. -->\n\n" + re.sub(r"\n{3,}", "\n\n",
+        text).strip() + "\n"
 
 
 if __name__ == "__main__":
