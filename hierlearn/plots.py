@@ -283,7 +283,7 @@ def _grouped_curves(runs, measure):
 
 # %% ../nbs/09_plots.ipynb #cecedc3b
 # from the page's own ground to blue
-_BLUES = LinearSegmentedColormap.from_list("blues", [(0, .33, .6, 0), (0, .33, .6, 1)])
+_BLUES = LinearSegmentedColormap.from_list("blues", [(0, .45, .7, 0), (0, .45, .7, 1)])
 
 def plot_confusion(
     matrix,  # (C, C) counts: rows true classes, columns predictions
