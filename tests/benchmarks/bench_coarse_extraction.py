@@ -17,7 +17,7 @@ import numpy as np
 
 from hierlearn.coarse_extraction import coarse_weights
 from hierlearn.coarse_words import find_hyponyms, select_members
-from hierlearn.runs import write_record
+from hierlearn.records import write_record
 from hierlearn.taxonomy import Taxonomy
 
 WORDS = ("cat", "dog", "bird", "boat", "fruit", "animal")
