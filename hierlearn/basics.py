@@ -16,7 +16,9 @@ import math
 import os
 import secrets
 import sys
+import warnings
 from collections.abc import Iterable
+from functools import partial
 from importlib import resources
 from numbers import Integral, Real
 from pathlib import Path
@@ -42,8 +44,9 @@ def import_torch(
 ):  # the module
     "Import a PyTorch module, safe after TensorFlow; `ImportError` where it is missing."
     torch = import_extra("torch", "torch")
-    if "tensorflow" in sys.modules and not torch.cuda.is_available():
-        sys.modules.setdefault("triton", None)
+    if "tensorflow" in sys.modules:
+        with warnings.catch_warnings(action="ignore"): gpu = torch.cuda.is_available()
+        if not gpu: sys.modules.setdefault("triton", None)
     return import_extra(module, "torch")
 
 # %% ../nbs/00_basics.ipynb #9e2de3cc
@@ -182,17 +185,18 @@ def disk_advice(
 
 # %% ../nbs/00_basics.ipynb #364ea540
 def plain(
-    x,  # numbers, strings, None, arrays, paths, dataclasses, named tuples, and dicts and lists of such
+    x,  # numbers, strings, None, arrays, paths, dataclasses, and dicts and lists of such
+    exact: bool = False,  # infinity and NaN by name, for digests; else they become None
 ):  # what `json.dumps` takes
-    "A value as JSON holds it; `ValueError` for what has no form that is the same in every process."
-    if hasattr(x, "__dataclass_fields__") and not isinstance(x, type):
-        x = {name: getattr(x, name) for name in x.__dataclass_fields__}
-    if isinstance(x, dict): return {str(key): plain(value) for key, value in x.items()}
-    if isinstance(x, (list, tuple, range)): return [plain(value) for value in x]
-    if isinstance(x, (set, frozenset)): return sorted((plain(v) for v in x), key=json.dumps)
-    if hasattr(x, "tolist"): x = x.tolist()  # arrays and numbers of NumPy, tensors
-    if isinstance(x, list): return plain(x)
-    if isinstance(x, float) and not math.isfinite(x): return None
+    "A value as JSON holds it; `ValueError` for what differs from process to process."
+    again = partial(plain, exact=exact)
+    if isinstance(x, type): raise ValueError(f"the class {x.__name__} cannot be written as JSON")
+    if hasattr(x, "__dataclass_fields__"): x = {n: getattr(x, n) for n in x.__dataclass_fields__}
+    if isinstance(x, dict): return {str(key): again(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple, range)): return [again(value) for value in x]
+    if isinstance(x, (set, frozenset)): return sorted(map(again, x), key=json.dumps)
+    if hasattr(x, "tolist"): return again(x.tolist())  # arrays and numbers, tensors
+    if isinstance(x, float) and not math.isfinite(x): return str(x) if exact else None
     if x is None or isinstance(x, (bool, int, float, str)): return x
     if isinstance(x, os.PathLike): return os.fspath(x)
     raise ValueError(f"a {type(x).__name__} cannot be written as JSON; pass numbers and strings")

@@ -162,7 +162,7 @@ def config_digest(
     config,  # a frozen dataclass; or numbers, strings, None, dicts and lists of such
 ) -> str:  # 16 hexadecimal digits
     "A digest, the same in every process; `ValueError` for functions and objects."
-    text = json.dumps(plain(config), sort_keys=True)
+    text = json.dumps(plain(config, exact=True), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 # %% ../nbs/11_checkpoints.ipynb #5af42dce

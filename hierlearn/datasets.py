@@ -32,14 +32,6 @@ from .basics import check_choice, check_int, data_root, listed, one_line, shown
 from .basics import whole_file
 from .taxonomy import PET_BREEDS, PETS_HIERARCHY, PICTURE_SUFFIXES, Taxonomy
 
-# %% ../nbs/03_datasets.ipynb #7f3a1c02
-# transitional forwarding, removed before the end
-def __getattr__(name):
-    if name in ("load_shapes", "draw_shapes"):
-        import importlib
-        return getattr(importlib.import_module("hierlearn.shapes"), name)
-    raise AttributeError(f"module 'hierlearn.datasets' has no attribute {name!r}")
-
 # %% ../nbs/03_datasets.ipynb #9c94422c
 class Split(NamedTuple):
     "Images of one split with their labels."

@@ -548,7 +548,3 @@ class Graph:
         return "\n".join([head, *_text_rows(self, 40, 88)])
 
 def _key(word): return word.strip().lower().replace(" ", "_")
-
-# %% ../nbs/01_graph.ipynb #2f2d5d92
-# transitional forwarding, removed before the end
-Graph._rank = Graph.sense_rank

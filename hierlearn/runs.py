@@ -27,13 +27,6 @@ from .records import (
 from .records import profile as _default_profile
 from .taxonomy import Taxonomy
 
-# %% ../nbs/17_runs.ipynb #5de37ee6
-# transitional forwarding, removed before the end
-def __getattr__(name):
-    from hierlearn import records
-    if name in records.__all__: return getattr(records, name)
-    raise AttributeError(f"module 'hierlearn.runs' has no attribute {name!r}")
-
 # %% ../nbs/17_runs.ipynb #be4c4aba
 @dataclass(frozen=True)
 class Task:
@@ -88,7 +81,7 @@ def stage_key(
     inputs: dict,  # name -> key of each stage that it needs
 ) -> str:  # 64 hexadecimal digits
     "What a stage was asked to do, as one number: equal keys, equal questions."
-    asked = [name, plain(config), digest, precision, plain(inputs)]
+    asked = [name, plain(config, exact=True), digest, precision, plain(inputs)]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/17_runs.ipynb #ad210d6c

@@ -244,7 +244,12 @@ def test_plain(value, wanted):
     json.dumps(plain(value), allow_nan=False)
 
 
-@pytest.mark.parametrize("value", [lambda x: x, object(), {"net": print}, [b"bytes"], Config, 1 + 2j])
+def test_plain_tells_what_is_not_finite_apart_for_digests():
+    assert plain({"a": math.inf, "b": [math.nan, None]}, exact=True) == {"a": "inf", "b": ["nan", None]}
+    assert plain({"a": math.inf, "b": 1.5}) == {"a": None, "b": 1.5}
+
+
+@pytest.mark.parametrize("value", [lambda x: x, object(), {"net": print}, [b"bytes"], Config, np.float32, 1 + 2j])
 def test_what_has_no_lasting_text_is_refused(value):
     refused(lambda: plain(value), "cannot be written as JSON")
 

@@ -104,6 +104,7 @@ def run(names, profile="tiny", workers=2, timeout=420, flags="", keep=False):
     chosen = [p for p in notebooks() if not names or known(p)]
     if not chosen: sys.exit(f"no notebook is called {' or '.join(names)}")
     os.environ.update(environment(profile))
+    os.environ.pop("MPLBACKEND", None)  # the kernel draws into the notebook
     data = real_data()
     if data: os.environ["HIERLEARN_DATA"] = str(data)
     with tempfile.TemporaryDirectory() as folder:
