@@ -29,7 +29,8 @@ from ..metrics import expected_calibration_error
 from ..models import build_six_layer_net, load_efficientnet_lite0
 from ..models import picture_batch, predict
 from ..report import bootstrap, evaluate
-from ..runs import Experiment, Record, Result, Stage, read_record
+from ..records import Record, read_record
+from ..runs import Experiment, Result, Stage
 from ..shapes import load_shapes
 from ..taxonomy import Taxonomy
 
