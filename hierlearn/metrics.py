@@ -435,25 +435,5 @@ def path_consistency(
 # %% ../nbs/06_metrics.ipynb #89551845
 def __getattr__(name):
     # `metrics.evaluate` stays an address, though it needs the rooms above this one
-    room = "report" if name == "evaluate" else globals().get("_MOVED", {}).get(name)
-    if room is None: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"hierlearn.{room}"), name)
-
-# %% ../nbs/06_metrics.ipynb #5f9a244c
-# transitional forwarding, removed before the end
-_MOVED = dict.fromkeys(
-    (
-        "softmax",
-        "aggregate",
-        "AGGREGATION_RULES",
-        "node_probabilities",
-        "conditional_risk",
-        "crm",
-        "top_down",
-        "back_off",
-        "BackOffCurve",
-        "accuracy_specificity_curve",
-    ),
-    "decisions",
-)
-_MOVED |= dict.fromkeys(("Estimate", "bootstrap", "Report"), "report")
+    if name == "evaluate": return importlib.import_module("hierlearn.report").evaluate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
