@@ -183,18 +183,18 @@ def test_metrics_are_plain_numbers_with_their_intervals():
 def test_class_names_in_another_order_are_refused():
     names = list(SIX.leaves)
     assert r.evaluate(SIX, PROBS, LABELS, classes=names, resamples=0).accuracy.value == 1 / 4
-    with pytest.raises(ValueError, match='order'): r.evaluate(SIX, PROBS, LABELS, classes=names[::-1])
-    with pytest.raises(ValueError, match='tiger'): r.evaluate(SIX, PROBS, LABELS, classes=['tiger', *names[1:]])
+    with pytest.raises(ValueError, match="order"): r.evaluate(SIX, PROBS, LABELS, classes=names[::-1])
+    with pytest.raises(ValueError, match="tiger"): r.evaluate(SIX, PROBS, LABELS, classes=["tiger", *names[1:]])
 
 
 def test_a_report_in_a_file_is_whole_or_refused(tmp_path):
     report = r.evaluate(SIX, PROBS, LABELS, resamples=20)
-    text = report.to_json(tmp_path / 'report.json')
-    assert r.Report.from_json(tmp_path / 'report.json') == r.Report.from_json(text) == report
+    text = report.to_json(tmp_path / "report.json")
+    assert r.Report.from_json(tmp_path / "report.json") == r.Report.from_json(text) == report
     assert report.leaves == SIX.leaves and report.taxonomy_digest == SIX.digest and report.classes == 6
     whole = json.loads(text)
     for name in whole:
         with pytest.raises(ValueError): r.Report.from_json(json.dumps({k: v for k, v in whole.items() if k != name}))
-    for name, bad in {'samples': 5, 'mistake_severity': [1], 'accuracy': 1, 'leaves': [1], 'confusions': [], 'brier_score': 'x', 'height': True,
-                      'top_k_accuracy': {}, 'severity_histogram': {'0.0': -1}, 'seed': 1.5}.items():
-        with pytest.raises(ValueError, match='pass what Report.to_json'): r.Report.from_json(json.dumps({**whole, name: bad}))
+    for name, bad in {"samples": 5, "mistake_severity": [1], "accuracy": 1, "leaves": [1], "confusions": [], "brier_score": "x", "height": True,
+                      "top_k_accuracy": {}, "severity_histogram": {"0.0": -1}, "seed": 1.5}.items():
+        with pytest.raises(ValueError, match="pass what Report.to_json"): r.Report.from_json(json.dumps({**whole, name: bad}))
