@@ -30,7 +30,8 @@ def import_extra(
     module_name: str,  # module to import, dotted names allowed
     extra: str | None = None,  # extra that brings it, "keras" for one; None: itself
 ):  # the module
-    "Import a module; a one-line `ImportError` with the pip command where it is missing."
+    """Import a module;
+    a one-line `ImportError` with the pip command where it is missing."""
     try: return importlib.import_module(module_name)
     except ImportError as error:
         package = module_name.split(".")[0]
@@ -54,7 +55,8 @@ def shown(
     value,  # anything
     limit: int = 60,  # characters
 ) -> str:  # one line
-    "A value for a message: arrays by shape, the rest shortened, control characters escaped."
+    """A value for a message:
+    arrays by shape, the rest shortened, control characters escaped."""
     if hasattr(value, "shape") and hasattr(value, "dtype") and np.ndim(value):
         return f"{type(value).__name__} of shape {tuple(value.shape)}"
     try: text = str(value.item()) if isinstance(value, np.generic) else repr(value)
@@ -66,7 +68,8 @@ def one_line(
     limit: int = 160,  # characters
 ) -> str:
     "One printable line: an exception as its name and message, white space folded."
-    if isinstance(text, BaseException): text = f"{type(text).__name__}: {text}".rstrip(": ")
+    if isinstance(text, BaseException):
+        text = f"{type(text).__name__}: {text}".rstrip(": ")
     text = " ".join(str(text).split())
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
@@ -99,10 +102,13 @@ def check_int(
     high: int | None = None,  # largest value allowed
     advice: str = "pass a whole number",  # what to do, in a few words
 ) -> int:
-    "The value as an `int`; `ValueError` for floats, truth values and what is out of range."
+    """The value as an `int`;
+    `ValueError` for floats, truth values and what is out of range."""
     fits = isinstance(value, Integral) and not isinstance(value, (bool, np.bool_))
-    if fits and (low is None or value >= low) and (high is None or value <= high): return int(value)
-    raise ValueError(f"{name} must be an integer{_range(low, high)}, got {shown(value)}; {advice}")
+    if fits and (low is None or value >= low) and (high is None or value <= high):
+        return int(value)
+    raise ValueError(
+        f"{name} must be an integer{_range(low, high)}, got {shown(value)}; {advice}")
 
 # %% ../nbs/00_basics.ipynb #24af2e78
 def check_number(
@@ -114,19 +120,24 @@ def check_number(
     below: float | None = None,  # the value must be smaller than this
     advice: str = "pass a number",  # what to do, in a few words
 ) -> float:
-    "The value as a finite `float` (infinity where `high` is); `ValueError` for anything else."
+    """The value as a finite `float` (infinity where `high` is);
+    `ValueError` for anything else."""
     real = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
-    inside = real and low <= value <= high and (abs(value) < math.inf or high == value != low)
-    inside = inside and (above is None or value > above) and (below is None or value < below)
+    inside = real and low <= value <= high and (abs(value) < math.inf or high
+        == value != low)
+    inside = inside and (above is None or value > above) and (below is None
+        or value < below)
     if inside: return float(value)
     ends = [f"above {above:g}"] if above is not None else []
     ends += [f"below {below:g}"] if below is not None else []
-    text = " " + " and ".join(ends) if ends else _range(*(None if abs(v) == math.inf else v for v in (low, high)))
+    text = " " + " and ".join(ends) if ends else _range(
+        *(None if abs(v) == math.inf else v for v in (low, high)))
     raise ValueError(f"{name} must be a number{text}, got {shown(value)}; {advice}")
 
 def _range(low, high):
     if low is not None and high is not None: return f" in {low:g}..{high:g}"
-    return f" of at least {low:g}" if low is not None else f" of at most {high:g}" if high is not None else ""
+    if low is not None: return f" of at least {low:g}"
+    return f" of at most {high:g}" if high is not None else ""
 
 # %% ../nbs/00_basics.ipynb #28a7ee92
 def check_choice(
@@ -134,23 +145,28 @@ def check_choice(
     name: str,  # of the argument
     choices,  # the values allowed
 ):  # the value
-    "The value, which must be one of the choices; `ValueError` names them and the nearest."
+    """The value, which must be one of the choices;
+    `ValueError` names them and the nearest."""
     choices = list(choices)
     with contextlib.suppress(TypeError, ValueError):  # an array is no choice
         if value in choices: return value
     known = ", ".join(one_line(choice, 60) for choice in choices)
-    raise ValueError(f"{name} must be one of {known}, got {shown(value)}{near(value, choices)}; choose one")
+    raise ValueError(
+        f"{name} must be one of {known}, got {shown(value)}{near(value, choices)}; choose one")
 
 # %% ../nbs/00_basics.ipynb #2e44e35b
 @contextlib.contextmanager
 def whole_file(
     path: str | os.PathLike,  # where the file will be; its folder is made
 ):  # path of the temporary file to write, in the same folder, with the same suffix
-    "Give a temporary path to write, and rename it to `path` when the block ends without an error."
+    """Give a temporary path to write,
+    and rename it to `path` when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a name that nobody can guess or have linked elsewhere: O_EXCL refuses what is there
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.partial{path.suffix}")
+    # a name that nobody can guess or have linked elsewhere: O_EXCL refuses what is
+    # there
+    temporary = path.with_name(
+        f".{path.stem}.{secrets.token_hex(8)}.partial{path.suffix}")
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
@@ -162,7 +178,8 @@ def whole_file(
 
 # %% ../nbs/00_basics.ipynb #be9a77d1
 def _sync(path):
-    "Wait until a file or folder is on the disk; folders only where the system can open them."
+    """Wait until a file or folder is on the disk;
+    folders only where the system can open them."""
     if path.is_dir() and not hasattr(os, "O_DIRECTORY"): return
     number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try: os.fsync(number)
@@ -173,7 +190,8 @@ def write_text(
     text: str,  # its content, written as UTF-8
 ) -> Path:
     "Write a text file whole or not at all."
-    with whole_file(path) as temporary: temporary.write_text(text, encoding="utf-8", newline="\n")
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return Path(path)
 
 def disk_advice(
@@ -185,13 +203,15 @@ def disk_advice(
 
 # %% ../nbs/00_basics.ipynb #364ea540
 def plain(
-    x,  # numbers, strings, None, arrays, paths, dataclasses, and dicts and lists of such
+    x,  # numbers, strings, None, arrays, paths, dataclasses, dicts and lists of such
     exact: bool = False,  # infinity and NaN by name, for digests; else they become None
 ):  # what `json.dumps` takes
     "A value as JSON holds it; `ValueError` for what differs from process to process."
     again = partial(plain, exact=exact)
-    if isinstance(x, type): raise ValueError(f"the class {x.__name__} cannot be written as JSON")
-    if hasattr(x, "__dataclass_fields__"): x = {n: getattr(x, n) for n in x.__dataclass_fields__}
+    if isinstance(x, type):
+        raise ValueError(f"the class {x.__name__} cannot be written as JSON")
+    if hasattr(x, "__dataclass_fields__"):
+        x = {n: getattr(x, n) for n in x.__dataclass_fields__}
     if isinstance(x, dict): return {str(key): again(value) for key, value in x.items()}
     if isinstance(x, (list, tuple, range)): return [again(value) for value in x]
     if isinstance(x, (set, frozenset)): return sorted(map(again, x), key=json.dumps)
@@ -199,33 +219,38 @@ def plain(
     if isinstance(x, float) and not math.isfinite(x): return str(x) if exact else None
     if x is None or isinstance(x, (bool, int, float, str)): return x
     if isinstance(x, os.PathLike): return os.fspath(x)
-    raise ValueError(f"a {type(x).__name__} cannot be written as JSON; pass numbers and strings")
+    raise ValueError(
+        f"a {type(x).__name__} cannot be written as JSON; pass numbers and strings")
 
 # %% ../nbs/00_basics.ipynb #0760e27b
 def data_root(
-    root: str | os.PathLike | None = None,  # a folder; None: $HIERLEARN_DATA, else the cache
+    root: str | os.PathLike | None = None,  # None: $HIERLEARN_DATA, else the user's cache
 ) -> Path:  # the folder, which need not exist
-    "The data folder: `root`, else `$HIERLEARN_DATA`, else the platform's cache for hierlearn."
+    """The data folder:
+    `root`, else `$HIERLEARN_DATA`, else the platform's cache for hierlearn."""
     if root is None: root = os.environ.get("HIERLEARN_DATA") or None
     if root is not None: return Path(root).expanduser()
     home = Path.home()
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "hierlearn" / "Cache"
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData"
+            / "Local") / "hierlearn" / "Cache"
     if sys.platform == "darwin": return home / "Library" / "Caches" / "hierlearn"
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "hierlearn"
 
 # %% ../nbs/00_basics.ipynb #53808a0e
 def find_result(
     name: str,  # file name, "alexnet_small.quick.json" for one
-    folder: str | os.PathLike | None = None,  # where to look; None: `results`, else the package's copy
+    folder: str | os.PathLike | None = None,  # None: `results`, else the package's copy
 ) -> Path:
     "A record or the arrays beside it; `FileNotFoundError` says how to make it."
     if Path(name).name != name or name in ("", ".", ".."):  # nothing outside the folder
-        raise ValueError(f"a record is named by a file name alone, got {shown(name)}; pass folder= for its place")
+        raise ValueError(
+            f"a record is named by a file name alone, got {shown(name)}; pass folder= for its place")
     package = Path(str(resources.files("hierlearn")))
     places = [Path(folder)] if folder is not None else [
         Path("results"), package / "results", package.parent / "nbs" / "results"]
     for place in places:
         if (place / name).is_file(): return place / name
     lesson = name.split(".")[0]
-    raise FileNotFoundError(f"no record {name} in {places[0]}; run it first: make reproduce LESSON={lesson}")
+    raise FileNotFoundError(
+        f"no record {name} in {places[0]}; run it first: make reproduce LESSON={lesson}")

@@ -98,7 +98,7 @@ def test_svg_follows_the_theme_and_is_the_same_at_every_call(tree):
     assert text == to_svg(ax.figure) and text.startswith("<svg ") and text.endswith("</svg>")
     root = ElementTree.fromstring(text)
     assert root.get("role") == "img" and root.get("aria-label") == root[0].text == "What is to be seen."
-    words = [t for t in root.iter("{http://www.w3.org/2000/svg}text")]
+    words = list(root.iter("{http://www.w3.org/2000/svg}text"))
     assert "an <arm>" in {t.text for t in words} and words, "text stays text"
     assert all("currentColor" in t.get("style") or "fill" not in t.get("style") for t in words) and root.get("fill") == "currentColor"
     assert "#222222" not in text and "#000000" not in text and "Date" not in text and "metadata" not in text
