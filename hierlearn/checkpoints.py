@@ -174,7 +174,7 @@ class CheckpointFolder:
         **guards,  # config=, data=, ...: what must be the same when it goes on
     ):
         self.folder = Path(folder)
-        self.looked = False  # whether this run knows what is there
+        self.newest = None  # the epoch that this run has come to; None: it has not looked
         self.guards = {name: config_digest(value) for name, value in guards.items()}
 
     def files(self) -> list[Path]:
@@ -198,10 +198,11 @@ class CheckpointFolder:
     ) -> None:
         "Write the checkpoint of a finished epoch and drop all but the last two."
         later = [p for p in self.files() if _epoch(p) > epoch]
-        if later and not self.looked:
+        # later than what was loaded are damaged ones alone: they are written again
+        if later and (self.newest is None or epoch < self.newest):
             cause = f"{later[-1]} is of a later epoch than {epoch}"
             raise CheckpointError(f"{cause}; resume from it, or choose another folder")
-        self.looked, path = True, self.folder / f"epoch-{int(epoch):05d}.ckpt"
+        self.newest, path = epoch, self.folder / f"epoch-{int(epoch):05d}.ckpt"
         save_checkpoint(path, {"epoch": int(epoch), "guards": self.guards, "state": state})
         # a killed process leaves what it wrote at; that of a living one is younger
         left = [p for p in self.folder.glob(".epoch-*.partial.ckpt") if _age(p) > 600]
@@ -212,15 +213,19 @@ class CheckpointFolder:
         epochs: int | None = None,  # of the whole training; more are refused
     ) -> tuple[int, object] | None:  # its epoch, the state; None where there is none
         "The newest whole checkpoint; `CheckpointError` for one of another run."
-        self.looked, problem = True, None
+        problem = None
         for path in reversed(self.files()):
-            try: return self._checked(path, load_checkpoint(path), epochs)
+            try: found = self._checked(path, load_checkpoint(path), epochs)
             except FileNotFoundError: return self.load(epochs)  # another run was faster
             except CheckpointError as error:
                 if not error.damaged: raise
                 print(f"skipped: {error}", file=sys.stderr)
                 problem = problem or error
+            else:
+                self.newest = found[0]
+                return found
         if problem: raise problem
+        self.newest = -1
 
     def _checked(self, path, found, epochs):
         guards = found.get("guards", {}) if isinstance(found, dict) else {}

@@ -179,6 +179,13 @@ def test_an_older_epoch_never_takes_the_place_of_newer_ones(tmp_path):
     for epoch in range(5): first.save(epoch, {"w": epoch})
     with pytest.raises(CheckpointError, match="of a later epoch than 0; resume from it"): CheckpointFolder(tmp_path).save(0, {"w": "new"})
     assert [p.name for p in first.files()] == ["epoch-00003.ckpt", "epoch-00004.ckpt"] and first.load()[1] == {"w": 4}
+    for again in (first, CheckpointFolder(tmp_path)):  # to begin anew after a look would be undone at the next resume
+        again.load()
+        with pytest.raises(CheckpointError, match="of a later epoch than 0"): again.save(0, {"w": "new"})
+    first.files()[-1].write_bytes(b"")
+    first.load()
+    first.save(4, {"w": "again"})  # a damaged one is written again
+    assert first.load() == (4, {"w": "again"})
     slower = CheckpointFolder(tmp_path / "two")
     slower.load()
     faster = CheckpointFolder(tmp_path / "two")
