@@ -79,7 +79,7 @@ def _state(part):
 
 def _set_state(part, state):
     numpy = isinstance(part, (np.random.Generator, np.random.RandomState))
-    if numpy: state = check_stream(state)
+    if numpy or part is np.random: state = check_stream(state)
     if isinstance(part, np.random.Generator): part.bit_generator.state = state
     elif hasattr(part, "state_dict"): part.load_state_dict(state)
     else: (part.set_state if hasattr(part, "get_state") else part.setstate)(state)

@@ -70,6 +70,18 @@ def test_save_without_resume_keeps_what_is_there(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-00003.ckpt", "epoch-00004.ckpt"]
 
 
+def test_numpys_own_stream_is_checked_too(tmp_path):
+    TorchCheckpoint(tmp_path, rng=np.random).save(0)
+    path, = tmp_path.iterdir()
+    content = load_checkpoint(path)
+    kind, keys, _, *rest = content["state"]["parts"]["rng"]
+    content["state"]["parts"]["rng"] = kind, keys, 10**9, *rest
+    save_checkpoint(path, content)
+    before = np.random.get_state()
+    with pytest.raises(CheckpointError, match="outside of the stream"): TorchCheckpoint(tmp_path, rng=np.random).resume()
+    assert np.random.get_state()[2] == before[2]
+
+
 @pytest.mark.parametrize("place", [-5, 10**9])
 def test_a_crafted_random_state_cannot_crash_a_resume(place, tmp_path):
     code = textwrap.dedent("""
