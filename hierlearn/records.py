@@ -72,6 +72,9 @@ def _packed(arrays):
     arrays, content = {name: np.asarray(a) for name, a in arrays.items()}, io.BytesIO()
     for name, a in arrays.items():
         if a.dtype.hasobject: raise ValueError(f"{name} holds objects; pass numbers")
+        # an archive takes "x" and "x.npy" for one, and has two names of its own
+        if not str(name).isidentifier() or name in ("file", "allow_pickle"):
+            raise ValueError(f"an array cannot be called {shown(name)}; choose one word")
     if arrays: np.savez_compressed(content, **arrays)
     return content.getvalue()
 

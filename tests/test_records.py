@@ -78,6 +78,8 @@ def test_bad_input_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="profile must be one of .*near: quick"): read_record("demo", "quik", tmp_path)
     with pytest.raises(ValueError, match="metrics must be"): write_record("demo", "tiny", {}, folder=tmp_path)
     with pytest.raises(ValueError, match="names holds objects"): demo(tmp_path, arrays={"names": np.array([{}, []], object)})
+    for name in ("x.npy", "file", "allow_pickle", "../x", 0):
+        with pytest.raises(ValueError, match="an array cannot be called"): demo(tmp_path, arrays={"x": np.arange(3), name: np.arange(5)})
     with pytest.raises(ValueError, match="cannot be written as JSON"): demo(tmp_path, config=object())
     with pytest.raises(FileNotFoundError, match="make reproduce LESSON=demo"): read_record("demo", "tiny", tmp_path)
     assert not list(tmp_path.iterdir())  # nothing half-written stays
