@@ -209,7 +209,8 @@ def plain(
     "A value as JSON holds it; `ValueError` for what differs from process to process."
     again = partial(plain, exact=exact)
     if isinstance(x, type):
-        raise ValueError(f"the class {x.__name__} cannot be written as JSON")
+        raise ValueError(
+            f"class {x.__name__} cannot be written as JSON; pass numbers and strings")
     if hasattr(x, "__dataclass_fields__"):
         x = {n: getattr(x, n) for n in x.__dataclass_fields__}
     if isinstance(x, dict): return {str(key): again(value) for key, value in x.items()}
