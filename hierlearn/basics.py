@@ -225,7 +225,7 @@ def plain(
 
 # %% ../nbs/00_basics.ipynb #0760e27b
 def data_root(
-    root: str | os.PathLike | None = None,  # None: $HIERLEARN_DATA, else the user's cache
+    root: str | os.PathLike | None = None,  # None: $HIERLEARN_DATA, else the cache
 ) -> Path:  # the folder, which need not exist
     """The data folder:
     `root`, else `$HIERLEARN_DATA`, else the platform's cache for hierlearn."""
@@ -246,7 +246,8 @@ def find_result(
     "A record or the arrays beside it; `FileNotFoundError` says how to make it."
     if Path(name).name != name or name in ("", ".", ".."):  # nothing outside the folder
         raise ValueError(
-            f"a record is named by a file name alone, got {shown(name)}; pass folder= for its place")
+            "a record is named by a file name alone, "
+            f"got {shown(name)}; pass folder= for its place")
     package = Path(str(resources.files("hierlearn")))
     places = [Path(folder)] if folder is not None else [
         Path("results"), package / "results", package.parent / "nbs" / "results"]

@@ -174,7 +174,7 @@ class CheckpointFolder:
         **guards,  # config=, data=, ...: what must be the same when it goes on
     ):
         self.folder = Path(folder)
-        self.newest = None  # the epoch that this run has come to; None: it has not looked
+        self.newest = None  # the epoch that this run is at; None: it has not looked
         self.guards = {name: config_digest(value) for name, value in guards.items()}
 
     def files(self) -> list[Path]:
