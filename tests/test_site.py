@@ -177,6 +177,8 @@ def test_links_to_the_repository_follow_the_settings(page, repository):
     for link in anchors(page).links:
         if "colab.research.google.com" in link: assert f"/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/" in link
         if f"github.com/{s['user']}" in link: assert link.startswith(s["git_url"])
+        source = link.partition(f"{s['git_url']}/blob/{s['branch']}/")[2].partition("#")[0]
+        assert not source or (repository / source).is_file(), f"{page} links to {source}, which is not in the repository"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
