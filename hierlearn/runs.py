@@ -20,7 +20,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from .basics import check_choice, import_extra, plain, shown
+from .basics import check_choice, import_extra, listed, plain, shown
 from .batches import Batches
 from .records import (
     PROFILES, Record, check_name, environment, pick_precision, write_record)
@@ -134,7 +134,7 @@ class Experiment:
             precision = pick_precision(self.framework)
             config = dataclasses.replace(config, precision=precision)
         stages = self.stages(config) if callable(self.stages) else self.stages
-        stages = {stage.name: stage for stage in stages}
+        stages = self._named(stages)
         if len(stages) > 1:  # one stage alone is the whole
             stages["summary"] = Stage("summary", self._sum_up, tuple(stages), False)
         needs = {n: dict.fromkeys((*s.needs, *s.files)) for n, s in stages.items()}
@@ -152,6 +152,14 @@ class Experiment:
             asked = settings, precision, data, inputs, key
             steps[name] = Step(stage, *asked, record, place)
         return steps
+
+    def _named(self, stages):
+        names = [stage.name for stage in stages]
+        if len({*names, "summary"}) <= len(names):
+            raise ValueError(f"stages need names of their own, got {listed(names)}; rename one")
+        if len(names) > 1 and self.summary is None:
+            raise ValueError("several stages need a summary; pass summary=")
+        return dict(zip(names, stages))
 
     def _data(self, config):
         if self.data: return self.data(config)

@@ -190,6 +190,9 @@ def test_what_goes_wrong_says_where(tmp_path):
     assert "in stage train of demo" in found.value.__notes__
     assert not list(tmp_path.glob("*.*"))
     with pytest.raises(ValueError, match="must return a Result"): experiment(stages=(Stage("train", lambda job: 3),)).run("tiny", tmp_path)
+    for names in (("train", "train"), ("summary", "train")):
+        with pytest.raises(ValueError, match="stages need names of their own"): experiment(stages=tuple(Stage(n, lambda job: 3) for n in names)).plan("tiny")
+    with pytest.raises(ValueError, match="pass summary="): dataclasses.replace(experiment(), summary=None).plan("tiny")
     with pytest.raises(ValueError, match="a need of test must be one of"): experiment(stages=(STAGES[1],) + (Stage("trian", train),)).plan("tiny")
     with pytest.raises(ValueError, match="profile must be one of tiny"): experiment().run("quick", tmp_path)
     with pytest.raises(ValueError): experiment(stages=(Stage("a", train, needs=("b",)), Stage("b", train, needs=("a",)))).plan("tiny")
