@@ -4,11 +4,9 @@
 
 # %% auto #0
 __all__ = ['GROUP_SETS', 'CONFIGS', 'experiment', 'CoarseExtractionConfig', 'answer_by_rule', 'measure_rules', 'measure_unseen',
-           'taxonomy_above', 'view_logits', 'compare_views', 'compute_logits', 'stored_logits', 'read_measurements',
-           'rules_table']
+           'taxonomy_above', 'view_logits', 'compare_views', 'compute_logits', 'stored_logits', 'rules_table']
 
 # %% ../../nbs/46_coarse_extraction_experiments.ipynb #cf2c24af
-import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..basics import check_choice, find_result, import_extra
+from ..basics import check_choice, import_extra
 from ..coarse_extraction import RULES, decide, extract_coarse_classifier
 from ..coarse_extraction import find_head, group_scores
 from ..coarse_temperature import TEMPERATURES, check_fine_labels
@@ -219,9 +217,7 @@ def stored_logits(
     folder: str | Path | None = None,  # None: `results`, else the package's copy
 ) -> dict:  # arrays as of `compute_logits`
     "The logits of the committed run, to play with where there are no pictures."
-    try: return dict(read_record("coarse_extraction_logits", "quick", folder).arrays)
-    except FileNotFoundError: path = find_result("coarse_extraction_logits.npz", folder)
-    with np.load(path, allow_pickle=False) as file: return dict(file)
+    return dict(read_record("coarse_extraction_logits", "quick", folder).arrays)
 
 # %% ../../nbs/46_coarse_extraction_experiments.ipynb #033ce80f
 @cache
@@ -352,16 +348,6 @@ experiment = Experiment("coarse_extraction", CONFIGS, _stages, None, _sum_up,
                         data=_data, real_data="imagenet_samples")
 
 # %% ../../nbs/46_coarse_extraction_experiments.ipynb #b9f232d5
-def read_measurements(
-    folder: str | Path | None = None,  # None: `results`, else the package's copy
-) -> Record:
-    "The record of the quick profile; older ones call log_sum_exp the sum."
-    def renamed(x):
-        if not isinstance(x, dict): return x
-        return {"log_sum_exp" if name == "sum" else name: renamed(v) for name, v in x.items()}
-    record = read_record("coarse_extraction", "quick", folder)
-    return dataclasses.replace(record, metrics=renamed(record.metrics))
-
 def rules_table(
     measured: dict,  # name of a row's group set -> what `measure_rules` gave
     value: str = "accuracy",  # or "balanced"
