@@ -18,7 +18,8 @@ help: ## say what each command does
 	@echo "make check NB=02     one notebook: clean, export, lint, run it, its tests (under a minute for a foundation)"
 	@echo "make outputs NB=02   run one notebook and save its outputs"
 	@echo "make prepare     before a commit: clean, export, run the notebooks, README, docs"
-	@echo "make reproduce LESSON=alexnet_small [PROFILE=quick]   run a lesson again, compare with its record"
+	@echo "make reproduce LESSON=alexnet_small [PROFILE=quick] [STAGE=train] [RESULTS=nbs/results]"
+	@echo "                     run an experiment, or one stage, again; compare with its record; RESULTS= keeps the new one"
 	@echo "make benchmarks  run every benchmark of tests/benchmarks (quiet machine, please)"
 	@echo "make dist        wheel and sdist into dist/"
 	@echo "make clean       remove what these commands made, the environment too"
@@ -51,6 +52,7 @@ check: env-dev
 	@$(PY) tools/test.py --notebook $(NB)
 
 outputs: env-dev
+	@[ -n "$(NB)" ] || { echo "say which notebook: make outputs NB=02"; exit 1; }
 	@$(PY) tools/run_notebooks.py --save $(NB)
 
 reproduce: env-dev

@@ -17,9 +17,8 @@ from tqdm import tqdm
 
 from .basics import check_choice, import_torch, listed, one_line
 from .batches import Batches, check_training
-from hierlearn.checkpoints import (
-    CheckpointFolder, Progress, check_loss, check_stream, random_state, refused,
-    set_random_state)
+from .checkpoints import CheckpointFolder, Progress, check_loss, check_stream
+from .checkpoints import random_state, refused, set_random_state
 
 # %% ../nbs/13_torch_training.ipynb #ad3c9e0c
 import_torch()  # one line where it is missing; safe after TensorFlow

@@ -279,7 +279,6 @@ def build(target, only=()):
             proc_nbs(force=True, n_workers=0)
             for path in (work / "_proc").glob("*.ipynb"): fold_helpers(path, written)
             shutil.copy(work / "nbdev.yml", work / "_proc" / "nbdev.yml")
-            shutil.copytree(work, "/tmp/house-work", dirs_exist_ok=True)
             from smalldocs.site import build as render
             site = render(work / "_proc", quiet=True)
             warnings = [w for w in site.warnings if "output-file is not read" not in w]

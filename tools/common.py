@@ -9,14 +9,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PACKAGE, DOCS, RESULTS = ROOT / "nbs", ROOT / "hierlearn", ROOT / "docs", ROOT / "nbs" / "results"
-# lessons in reading order: module, title
-LESSONS = {
-    "alexnet_small": "AlexNet-small on CIFAR-10",
-    "elu_cifar100": "ELU networks on CIFAR-100",
-    "coarse_extraction": "Coarse classifiers from fine ones",
-    "hier_resnet": "Parent and child heads",
-    "hdcnn": "HD-CNN",
-}
 
 
 def settings():

@@ -68,7 +68,8 @@ def main():
     except ValueError as error: sys.exit(str(error))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.results or temporary)
-        steps = experiment.plan(args.profile, folder)
+        try: steps = experiment.plan(args.profile, folder)
+        except ValueError as error: sys.exit(str(error))
         old = {step.record: record(step.record, RESULTS) for step in steps.values()}
         old.setdefault(experiment.name, record(experiment.name, RESULTS))
         if args.stage and not args.results:  # the stages before it are taken from their records
@@ -81,6 +82,7 @@ def main():
             if args.stage in (None, step.stage.name) and step.record != new.header["name"]:
                 beside(step.record, old[step.record], record(step.record, folder))
         beside(new.header["name"], old[new.header["name"]], new)
+        if not args.results: print("\nThis run's records are not kept; RESULTS=nbs/results keeps them.")
 
 
 if __name__ == "__main__": main()

@@ -121,7 +121,7 @@ def run(names, profile="tiny", workers=2, timeout=420, flags="", keep=False):
             else:
                 if keep: save(nb, path)
                 else: text = "\n".join(differences(json.loads(path.read_text(encoding="utf-8")), nb, data))
-                if text: result = "FAILED: saved outputs differ; make outputs"
+                if text: result = f"FAILED: saved outputs differ; make outputs NB={path.stem}"
             seconds = time.perf_counter() - start
             print(f"{path.name}: {result} ({seconds:.0f} s)" + f"\n  {text}".replace("\n", "\n  ") * bool(text),
                 flush=True)
