@@ -208,8 +208,8 @@ def test_two_processes_in_one_folder(tmp_path):
         import sys, numpy as np
         from hierlearn.checkpoints import CheckpointFolder
         folder = CheckpointFolder(sys.argv[1], config=1)
-        folder.load()
-        for epoch in range(60): folder.save(epoch, {"w": np.full(20_000, epoch)})
+        found = folder.load()  # the one that starts later goes on where the other is
+        for epoch in range(found[0] + 1 if found else 0, 60): folder.save(epoch, {"w": np.full(20_000, epoch)})
         """)
     writers = [subprocess.Popen([sys.executable, "-c", code, tmp_path], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     reader, looks = CheckpointFolder(tmp_path, config=1), 0
