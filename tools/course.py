@@ -41,7 +41,7 @@ def headline(entry, record):
     "Name and value of the number that the registry puts first, or of the first that this profile measures."
     numbers = [name for name, value in record.metrics.items() if isinstance(value, float)]
     name = record.metrics.get("headline", entry.headline)
-    if name not in numbers: name = numbers[0]
+    if name not in numbers: name = next((n for n in numbers if "accuracy" in n), numbers[0])
     return name.replace("_", " "), f"{record.metrics[name]:.3f}"
 
 
