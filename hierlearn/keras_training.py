@@ -41,7 +41,8 @@ class ScheduledDropout(keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         constant = keras.initializers.Constant(self.initial_rate)
-        self.rate = self.add_weight((), constant, dtype="float32", trainable=False, name="rate")
+        self.rate = self.add_weight(  # float32, as what is drawn, under every policy
+            (), constant, "float32", trainable=False, autocast=False, name="rate")
 
     def set_rate(
         self,
