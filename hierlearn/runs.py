@@ -280,7 +280,7 @@ REGISTRY = {entry.name: entry for entry in (
           "20_alexnet_small", "hierlearn.experiments.alexnet_small"),
     Entry("elu_cifar100", "ELU networks on CIFAR-100",
           "activations with a mean near zero; 18 layers without batch normalisation",
-          "30_elu_cifar100", None),
+          "30_elu_cifar100", "hierlearn.experiments.elu_cifar100"),
     Entry("coarse_extraction", "Coarse classifiers from fine ones",
           "a network that knows 118 breeds of dog knows dogs: "
           "which rule draws the coarse classifier out of it best?",
