@@ -93,9 +93,10 @@ def _whitened(name, validation, train_images, epsilon):
         (whiten(data.test.images), data.test.labels), whiten)
 
 def prepare(
-    config: EluConfig,  # settings
+    config: EluConfig | Arm,  # settings
 ) -> Task:  # inputs (N, 32, 32, 3) float32, whitened
     "Contrast normalisation, ZCA of the training part; zero-padded crops and mirror images."
+    config = getattr(config, "train", config)
     settings = config.validation, config.train_images, config.zca_epsilon
     train, validation, test, whiten = _whitened(config.data, *settings)
     def augment(images, rng):
