@@ -168,10 +168,13 @@ def build_elu_cnn(
         rate = dropout[i] if i < len(dropout) else 0
         for j, (units, field) in enumerate(stack):
             name, last = f"{i + 1}_{j + 1}", j == len(stack) - 1
-            bias = {"use_bias": not batch_norm, "name": f"conv{name}"}
-            x = layers.Conv2D(units, field, **bias, **shared)(x)
+            active = last or activation_per == "layer"
+            # He's variance makes up for the half that a unit cuts off; without one, 1 / n
+            own = {"use_bias": not batch_norm, "name": f"conv{name}",
+                   "kernel_initializer": "he_normal" if active else "lecun_normal"}
+            x = layers.Conv2D(units, field, **{**shared, **own})(x)
             if batch_norm: x = FusedBatchNorm(name=f"norm{name}", dtype=policy)(x)
-            if last or activation_per == "layer":
+            if active:
                 x = unit(alpha, name=f"unit{name}", dtype=policy)(x)
             if last: x = layers.MaxPooling2D(2, 2, "same", name=f"pool{i + 1}", dtype=policy)(x)
             if rate and (last or dropout_per == "layer"):
