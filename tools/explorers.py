@@ -94,7 +94,33 @@ def fill_hypernyms():
     page.write_text(before + "/*data*/" + data + "/*end*/" + rest.split("/*end*/")[1], "utf-8")
 
 
-GOLDEN = {"pooling": pooling, "hypernyms": hypernyms}
+SEVERITY_TREE = {"pet": {"cat": ["Birman", "Siamese", "Sphynx"],
+    "dog": {"toy": ["Chihuahua", "pug"], "hound": ["basset", "beagle"]}}}
+
+
+def severity():
+    "Costs, expected costs and the three answers for many predictions of the severity explorer"
+    from hierlearn.decisions import back_off, conditional_risk, crm, node_probabilities
+    from hierlearn.metrics import top_k
+    from hierlearn.taxonomy import Taxonomy
+    tree, rng, cases = Taxonomy.from_dict(SEVERITY_TREE), np.random.default_rng(0), []
+    costs = {"height": tree.lca_height_matrix(), "one": 1. - np.eye(len(tree))}
+    fixed = [[1, 5, 34, 30, 14, 8, 8], [1, 1, 2, 3, 7, 46, 40], [0, 0, 0, 100, 0, 0, 0], [1] * 7]
+    drawn = [rng.integers(0, 101, 7) ** power // 100 ** (power - 1) for power in (1, 2, 4) for _ in range(20)]
+    for number, parts in enumerate([*fixed, *drawn]):
+        parts = np.array(parts) if sum(parts) else np.ones(7, int)
+        probs, kind = (parts / parts.sum())[None], ("height", "one")[number % 2]
+        risk, nodes = conditional_risk(probs, costs[kind])[0], node_probabilities(tree, probs, list(tree.nodes))[0]
+        # a threshold that no branch meets but for rounding, where the last digit would decide
+        at = next(int(t) for t in rng.permutation(101) if np.abs(nodes - t / 100).min() > 1e-9)
+        best = int(crm(probs, costs[kind])[0])
+        level = [i for i in range(7) if risk[i] - risk[best] < 1e-12]  # equal but for rounding
+        cases.append(dict(parts=parts.tolist(), kind=kind, at=at, expected=[round(float(r), 12) for r in risk],
+            likeliest=int(top_k(probs, 1)[0, 0]), crm=level, back_off=str(back_off(tree, probs, at / 100)[0])))
+    return dict(leaves=list(tree.leaves), costs={kind: cost.tolist() for kind, cost in costs.items()}, cases=cases)
+
+
+GOLDEN = {"pooling": pooling, "hypernyms": hypernyms, "severity": severity}
 
 
 def golden_text(name):
