@@ -145,17 +145,22 @@ def step_schedule(
     boundaries: list[int],  # first step of each phase but the first, rising
 ) -> Callable:  # step -> value
     "A constant value in each phase, as in `0.01, after 35,000 iterations 0.005, ...`."
-    _check_phases(values, boundaries)
+    values, boundaries = _check_phases(values, boundaries)
     return lambda step: values[np.searchsorted(boundaries, step, side="right")]
 
 # %% ../nbs/10_batches.ipynb #80e9b6a7
 def _check_phases(values, boundaries):
+    "Both as lists; refuse phases that do not rise."
+    try: values, boundaries = list(values), list(boundaries)
+    except TypeError:
+        raise ValueError("values and boundaries must be lists; pass one value a phase") from None
     if len(values) != len(boundaries) + 1:
         counts = f"{len(values)} values need {len(values) - 1} boundaries"
         raise ValueError(f"{counts}, got {len(boundaries)}; name the first step of each later one")
     for before, after in zip([0, *boundaries], boundaries):
         advice = "boundaries are whole numbers of steps that rise from above 0"
         check_int(after, "a boundary", before + 1, advice=advice)
+    return values, boundaries
 
 # %% ../nbs/10_batches.ipynb #cdbecb68
 def cosine_schedule(
@@ -199,11 +204,16 @@ def one_cycle_schedule(
 def elu_dropout_schedule(
     first: int,  # iterations with dropout after the last layer of each stack only
     everywhere: int = 50_000,  # iterations with dropout after all layers of a stack
-    rates: tuple = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.0),  # of each stack
-    factor: float = 1.5,  # on all rates in the last phase, 40,000 iterations there
+    rates: tuple = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.0),  # one for each stack
+    factor: float = 1.5,  # on all rates in the last phase: 40,000 iterations there
 ) -> Callable:  # step -> (stacks, 2): rate after a stack's last layer, after its others
     "Dropout of the ELU paper's 18-layer network (Clevert et al., 2016, section 4.2)."
-    check_number(max(rates) * factor, "the largest rate times factor", low=0, below=1)
+    check_int(first, "first", 1, advice="pass the iterations of the first phase")
+    check_int(everywhere, "everywhere", 1, advice="pass the iterations of the second phase")
+    rates = np.ravel(rates).tolist()
+    for rate in rates: check_number(rate, "a rate", low=0, below=1)
+    largest = check_number(factor, "factor", above=0) * max(rates, default=0)
+    check_number(largest, "the largest rate times factor", low=0, below=1)
     last, all_layers = np.outer(rates, [1, 0]), np.outer(rates, [1, 1])
     phases = [last, all_layers, factor * all_layers]
     return step_schedule(phases, [first, first + everywhere])

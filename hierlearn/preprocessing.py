@@ -7,11 +7,15 @@ __all__ = ['ColorPCA', 'channel_statistics', 'standardize', 'random_flip', 'rand
            'augment_color', 'global_contrast_normalization', 'ZCA']
 
 # %% ../nbs/05_preprocessing.ipynb #1929c598
+import hashlib
+import os
+import zipfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .basics import check_choice, check_int, check_number
+from .basics import check_choice, check_int, check_number, one_line, whole_file
 
 # %% ../nbs/05_preprocessing.ipynb #6b1f44e9
 class ColorPCA(NamedTuple):
@@ -181,21 +185,22 @@ class ZCA:
         epsilon: float = 0.1,  # added to the eigenvalues, in squared units
     ):
         self.epsilon = check_number(epsilon, "epsilon", above=0, advice="0.1 is usual")
-        self.mean = self.matrix = self.inverse = None
+        self.shape = self.mean = self.matrix = self.inverse = None
 
     def fit(
         self,
         images: np.ndarray,  # (N, H, W, C) float, as of `global_contrast_normalization`
     ) -> "ZCA":  # the object itself
         "Mean (D,) and whitening matrix (D, D), D = H W C; ValueError for bad images."
-        _check_floats(images)
-        total = outer = 0.0
+        _check_floats(images, least=2)
+        center = images.mean(0, np.float64).reshape(-1)
+        covariance = np.zeros((center.size, center.size))
         # in parts: a float64 copy of all images would not fit everywhere
-        for part in np.array_split(images, len(images) // 2000 + 1):
-            x = part.reshape(len(part), -1).astype(np.float64)
-            total, outer = total + x.sum(0), outer + x.T @ x
-        center = total / len(images)
-        values, vectors = np.linalg.eigh(outer / len(images) - np.outer(center, center))
+        for part in _parts(images):
+            x = part - center
+            covariance += x.T @ x
+        values, vectors = np.linalg.eigh(covariance / len(images))
+        _check_spread(values, center)
         root = np.sqrt(np.maximum(values, 0) + self.epsilon)
         self.shape, self.mean = images.shape[1:], center.astype(np.float32)
         self.matrix = (vectors * (1 / root) @ vectors.T).astype(np.float32)
@@ -206,25 +211,107 @@ class ZCA:
         self,
         images: np.ndarray,  # (N, H, W, C) float, on the scale that `fit` saw
     ) -> np.ndarray:  # (N, H, W, C) float32
-        "Whiten images; ValueError before `fit` or for another shape."
-        return ((self._flat(images) - self.mean) @ self.matrix).reshape(images.shape)
+        "Whiten images, one matrix product a batch; ValueError for another shape."
+        out = self._empty(images)
+        for old, new in zip(_parts(images), _parts(out)):
+            x = (old - self.mean).astype(np.float32, copy=False)
+            np.matmul(x, self.matrix, out=new)
+        return out
 
     def inverse_transform(
         self,
         images: np.ndarray,  # (N, H, W, C) float, whitened
     ) -> np.ndarray:  # (N, H, W, C) float32
         "Undo `transform`, up to rounding."
-        return (self._flat(images) @ self.inverse + self.mean).reshape(images.shape)
+        out = self._empty(images)
+        for old, new in zip(_parts(images), _parts(out)):
+            np.matmul(old.astype(np.float32, copy=False), self.inverse, out=new)
+            new += self.mean
+        return out
 
-    def _flat(self, images):
+    def save(
+        self,
+        path: str | os.PathLike,  # file to write, `.npz` by custom; its folder is made
+    ) -> Path:
+        "Write mean and matrices whole or not at all; ValueError before `fit`."
+        arrays = _packed(self)
+        with whole_file(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, digest=_digest(arrays), **arrays)
+        return Path(path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike,  # file of `save`
+    ) -> "ZCA":
+        "What `save` wrote, bit for bit, running no code; ValueError for another file."
+        arrays = _unpacked(path)
+        zca = cls(float(arrays["epsilon"]))
+        zca.shape = tuple(arrays["shape"].tolist())
+        zca.mean, zca.matrix = arrays["mean"], arrays["matrix"]
+        zca.inverse = arrays["inverse"]
+        return zca
+
+    def _empty(self, images):
         _check_floats(images)
         if self.mean is None: raise ValueError("no images seen yet; call fit(train_images) first")
         if images.shape[1:] != self.shape:
             raise ValueError(f"images must have the shape {self.shape} that fit saw; resize them")
-        return images.reshape(len(images), -1).astype(np.float32)
+        return np.empty(images.shape, np.float32)
 
 # %% ../nbs/05_preprocessing.ipynb #4e80b7d3
-def _check_floats(images):
+def _check_floats(images, least=1):
+    "Refuse what is no batch of finite floats, or one of too few images."
     _check_images(images)
-    if images.dtype != np.uint8 and np.isfinite(images).all(): return
-    raise ValueError("images must be finite floats for ZCA; divide bytes by 255 first")
+    # the ends are NaN where any number is: no array of truth values is needed
+    ends = images.min(), images.max()
+    if images.dtype == np.uint8 or not np.isfinite(ends).all():
+        raise ValueError("images must be finite floats for ZCA; divide bytes by 255 first")
+    if len(images) < least:
+        raise ValueError("one image has no covariance; fit ZCA to a training set")
+
+def _check_spread(values, center):
+    "Refuse images that differ by rounding alone."
+    if values[-1] > 1e-14 * np.square(center).max(): return
+    raise ValueError("all images are the same, there is nothing to whiten; fit ZCA to others")
+
+def _parts(images):
+    "Views of at most 2000 flattened images."
+    starts = range(0, len(images), 2000)
+    return (images[i : i + 2000].reshape(-1, images[0].size) for i in starts)
+
+def _packed(zca):
+    "The numbers of a fitted ZCA by name."
+    if zca.mean is None: raise ValueError("nothing to save yet; call fit(train_images) first")
+    names = "epsilon", "shape", "mean", "matrix", "inverse"
+    return {name: np.asarray(getattr(zca, name)) for name in names}
+
+def _digest(arrays):
+    "SHA-256 over names, types, shapes and bytes, as 32 numbers."
+    digest = hashlib.sha256()
+    for name, x in arrays.items():
+        digest.update(f"{name} {x.dtype.str} {x.shape} ".encode())
+        digest.update(x.tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)
+
+def _unpacked(path):
+    "The numbers that `_packed` gave, checked; none is larger than the file."
+    path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(f"no file {path}; write it with ZCA.save")
+    try:
+        with zipfile.ZipFile(path) as file: parts = file.infolist()
+        if any(part.compress_type for part in parts):  # might grow when it is read
+            raise ValueError("it is compressed")
+        with np.load(path, allow_pickle=False) as file: arrays = dict(file)
+        digest, n = arrays.pop("digest"), arrays["mean"].size
+        if digest.tolist() != _digest(arrays).tolist(): raise ValueError("digest does not fit")
+        check_number(arrays["epsilon"].item(), "epsilon", above=0)
+        h, w, c = arrays["shape"].tolist()
+        for name, shape in {"mean": (n,), "matrix": (n, n), "inverse": (n, n)}.items():
+            x = arrays[name]
+            fits = x.dtype == np.float32 and x.shape == shape and h * w * c == n
+            if not fits or not np.isfinite(x).all(): raise ValueError(f"{name} is none")
+    except Exception as error:  # whatever a broken archive brings
+        problem = f"{one_line(path.name)} is no whole file of ZCA.save ({one_line(error, 60)})"
+        raise ValueError(f"{problem}; fit and save again") from error
+    return arrays

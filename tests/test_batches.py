@@ -85,6 +85,27 @@ def test_schedules_of_the_papers():
         assert one_line(error)
 
 
+@pytest.mark.parametrize("call, text", [
+    (lambda: step_schedule([1, 2, 3], [6, 5]), "a boundary must be an integer of at least 7, got 5; boundaries are whole numbers of steps that rise"),
+    (lambda: step_schedule([1, 2, 3], [6, 6]), "at least 7, got 6"), (lambda: step_schedule([1, 2], [0]), "at least 1, got 0"),
+    (lambda: step_schedule([1, 2], [5, 6]), "2 values need 1 boundaries, got 2"), (lambda: step_schedule(0.1, 5), "must be lists"),
+    (lambda: elu_dropout_schedule(0), "first must be an integer of at least 1, got 0"), (lambda: elu_dropout_schedule("9"), "first must be an integer"),
+    (lambda: elu_dropout_schedule(9, 0), "everywhere must be an integer of at least 1, got 0"),
+    (lambda: elu_dropout_schedule(9, rates=[0, 1]), "a rate must be a number of at least 0|a rate must be a number below 1"),
+    (lambda: elu_dropout_schedule(9, rates="no"), "a rate must be a number"), (lambda: elu_dropout_schedule(9, factor=-1), "factor must be a number above 0"),
+    (lambda: elu_dropout_schedule(9, factor=2), "the largest rate times factor must be a number below 1, got 1.0")])
+def test_phases_that_do_not_rise_are_refused(call, text):
+    with pytest.raises(ValueError, match=text) as error: call()
+    assert one_line(error)
+
+
+def test_a_schedule_keeps_what_it_was_given():
+    values, boundaries = [1, 2], [5]
+    schedule = step_schedule(values, boundaries)
+    values[0], boundaries[0] = 9, 1
+    assert [schedule(s) for s in (0, 4, 5)] == [1, 1, 2]
+
+
 def test_set_seed():
     set_seed(4)
     drawn = np.random.rand(3)

@@ -1,4 +1,7 @@
 "hierlearn.preprocessing: exact on small cases, seeded, alike on bytes and floats, one-line errors."
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -146,11 +149,127 @@ def test_zca_whitens(images):
     assert np.abs(strong).max() < 0.01
 
 
+def test_whitened_covariance_is_the_unit_matrix():
+    "An epsilon that is small beside the eigenvalues, and more images than directions."
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(3000, 12)) @ rng.normal(size=(12, 12)) + 3).astype(np.float32).reshape(3000, 2, 2, 3)
+    white = P.ZCA(1e-7).fit(x).transform(x).reshape(3000, 12)
+    assert np.allclose(np.cov(white.T, bias=True), np.eye(12), atol=2e-3) and np.allclose(white.mean(0), 0, atol=1e-3)
+
+
+def test_zca_is_the_textbook_formula():
+    "Two and more parts of 2000 images give what one product over all of them gives."
+    x = np.random.default_rng(0).normal(1, 1, (4500, 2, 2, 1)) * [[[1], [2]], [[3], [4]]]
+    flat = x.reshape(4500, 4)
+    values, vectors = np.linalg.eigh(np.cov(flat.T, bias=True))
+    matrix = vectors / np.sqrt(values + 0.1) @ vectors.T
+    zca = P.ZCA().fit(x)
+    assert np.allclose(zca.matrix, matrix, atol=1e-5) and np.allclose(zca.mean, flat.mean(0), atol=1e-5)
+    expected = ((flat - flat.mean(0)) @ matrix).reshape(x.shape)
+    assert np.allclose(zca.transform(x), expected, atol=1e-4) and np.allclose(zca.transform(x[:3]), expected[:3], atol=1e-4)
+    assert np.allclose(zca.inverse_transform(expected), x, atol=1e-4)
+    before = x.copy(); zca.transform(x), zca.inverse_transform(x)
+    assert (x == before).all()
+
+
+def test_directions_that_were_never_seen_are_left_to_epsilon():
+    "Three images span two directions; the others are divided by sqrt(epsilon)."
+    x = np.random.default_rng(0).normal(size=(3, 2, 2, 2))
+    values = np.sort(np.linalg.eigvalsh(P.ZCA(0.01).fit(x).matrix.astype(float)))
+    assert np.allclose(values[2:], 10, atol=1e-3) and (values[:2] < 9).all()
+
+
+def test_zca_needs_little_memory():
+    "Neither fitting nor whitening holds a second copy of the images."
+    x = np.random.default_rng(0).random((40_000, 8, 8, 1), np.float32)
+    zca = P.ZCA()
+    tracemalloc.start()
+    try:
+        zca.fit(x)
+        fitting = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        zca.transform(x)
+        whitening = tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
+    assert fitting < 0.5 * x.nbytes and whitening < 1.3 * x.nbytes  # the result is one of them
+
+
+@pytest.fixture(scope="module")
+def fitted(): return P.ZCA(0.02).fit(np.random.default_rng(0).normal(size=(40, 3, 2, 2)))
+
+
+def test_zca_comes_back_from_its_file(fitted, tmp_path):
+    path = fitted.save(tmp_path / "new" / "whitening")  # the suffix is the caller's
+    assert [p.name for p in path.parent.iterdir()] == ["whitening"]
+    again = P.ZCA.load(path)
+    assert again.epsilon == 0.02 and again.shape == (3, 2, 2)
+    for name in ("mean", "matrix", "inverse"): assert np.array_equal(getattr(again, name), getattr(fitted, name)), name
+    first = path.read_bytes()
+    again.save(str(path))
+    assert path.read_bytes() == first
+
+
+def test_a_changed_bit_of_a_saved_zca_is_noticed(fitted, tmp_path):
+    content, other = fitted.save(tmp_path / "a.npz").read_bytes(), tmp_path / "b.npz"
+    for place in np.random.default_rng(0).choice(len(content), 150, replace=False):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        other.write_bytes(changed)
+        try: found = P.ZCA.load(other)
+        except ValueError as error: assert "no whole file of ZCA.save" in str(error) and "\n" not in str(error)
+        else:  # a bit that says nothing, such as the archive's date
+            for name in ("mean", "matrix", "inverse", "epsilon", "shape"): assert np.array_equal(getattr(found, name), getattr(fitted, name))
+    for end in (0, 1, 50, len(content) // 2, len(content) - 1):
+        other.write_bytes(content[:end])
+        with pytest.raises(ValueError, match=r"b.npz is no whole file of ZCA.save \(.*\); fit and save again"): P.ZCA.load(other)
+
+
+class Trap:
+    "What a pickle would run."
+    def __reduce__(self): return Path.touch, (Path("sprung"),)
+
+
+def test_foreign_files_are_refused_and_run_nothing(fitted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    n = fitted.mean.size
+    parts = {"epsilon": 0.1, "shape": np.array([3, 2, 2]), "mean": fitted.mean, "matrix": fitted.matrix, "inverse": fitted.inverse}
+    parts = {name: np.asarray(x) for name, x in parts.items()}
+    signed = lambda **changes: (lambda x: {"digest": P._digest(x), **x})({**parts, **changes})
+    cases = {
+        "pickle": {**parts, "digest": np.array([Trap()], object)}, "other": {"x": np.ones(3)},
+        "unsigned": {**parts, "digest": np.zeros(32, np.uint8)}, "sizes": signed(matrix=fitted.matrix[:2]), "shape": signed(shape=np.array([5, 2, 2])),
+        "negative": signed(epsilon=np.array(-1.0)), "text": signed(mean=np.array(["a"] * n)), "infinite": signed(mean=np.full(n, np.inf)), "bytes": signed(matrix=np.ones((n, n), np.uint8)),
+        "deep": signed(shape=np.array([2, 3, 2, 1]))}
+    for name, arrays in cases.items():
+        np.savez(f"{name}.npz", **arrays)
+        with pytest.raises(ValueError, match=f"{name}.npz is no whole file of ZCA.save") as e: P.ZCA.load(f"{name}.npz")
+        assert "\n" not in str(e.value) and not Path("sprung").exists()
+    np.savez_compressed("bomb.npz", **signed())
+    with pytest.raises(ValueError, match="bomb.npz is no whole file"): P.ZCA.load("bomb.npz")
+    Path("text.npz").write_text("no archive")
+    with pytest.raises(ValueError, match="text.npz is no whole file"): P.ZCA.load("text.npz")
+    with pytest.raises(FileNotFoundError, match="no file .*nothing.npz; write it with ZCA.save"): P.ZCA.load("nothing.npz")
+
+
+def test_a_failed_save_or_fit_leaves_what_was_there(fitted, tmp_path, monkeypatch):
+    path = fitted.save(tmp_path / "a.npz")
+    before = path.read_bytes()
+    def full(*args, **more): raise OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(P.np, "savez", full)
+        with pytest.raises(OSError, match="No space"): fitted.save(path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+    zca, matrix = P.ZCA.load(path), fitted.matrix
+    with pytest.raises(ValueError, match="nothing to whiten"): zca.fit(np.ones((5, 4, 4, 3)))
+    assert zca.shape == (3, 2, 2) and np.array_equal(zca.matrix, matrix)
+
+
 # --- bad input ----------------------------------------------------------------------------------
 
 GOOD = np.zeros((2, 4, 4, 3), np.uint8)
 RNG = np.random.default_rng(0)
 PCA = P.ColorPCA(np.ones(3), np.eye(3))
+ZCA = P.ZCA().fit(np.random.default_rng(1).random((4, 4, 4, 3)))
 SCALED = [P.channel_statistics, P.color_pca, P.global_contrast_normalization, lambda x: P.standardize(x, 0, 1), lambda x: P.augment_color(x, PCA, RNG)]
 
 
@@ -202,9 +321,16 @@ def test_flips_and_crops_take_any_floats():
     (lambda: P.ZCA(np.nan), "epsilon must be a number"),
     (lambda: P.ZCA().fit(GOOD), "must be finite floats for ZCA"),
     (lambda: P.ZCA().fit(np.full((2, 2, 2, 1), np.nan)), "must be finite floats for ZCA"),
+    (lambda: P.ZCA().fit(np.ones((1, 2, 2, 1))), "one image has no covariance; fit ZCA to a training set"),
+    (lambda: P.ZCA().fit(np.full((9, 2, 2, 3), 0.1)), "all images are the same, there is nothing to whiten; fit ZCA to others"),
+    (lambda: P.ZCA().fit(np.full((5000, 2, 2, 3), 0.1, np.float32)), "all images are the same"),
+    (lambda: P.ZCA().fit(GOOD / 255), "all images are the same"),
     (lambda: P.ZCA().transform(GOOD / 255), "no images seen yet"),
-    (lambda: P.ZCA().fit(GOOD / 255).transform(GOOD[:, :3] / 255), "that fit saw"),
-    (lambda: P.ZCA().fit(GOOD / 255).inverse_transform(GOOD[:, :3] / 255), "that fit saw"),
+    (lambda: P.ZCA().save("nowhere.npz"), "nothing to save yet; call fit"),
+    (lambda: ZCA.transform(GOOD[:, :3] / 255), "that fit saw"),
+    (lambda: ZCA.inverse_transform(GOOD[:, :3] / 255), "that fit saw"),
+    (lambda: ZCA.transform(GOOD), "must be finite floats for ZCA"),
+    (lambda: ZCA.transform(np.full((2, 4, 4, 3), np.inf)), "must be finite floats for ZCA"),
 ])
 def test_other_bad_input(call, message):
     with pytest.raises(ValueError, match=message) as e: call()
