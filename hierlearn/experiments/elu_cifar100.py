@@ -71,7 +71,7 @@ class Arm:
     "One setting, trained with several rates, then with several seeds at the best rate."
     train: EluConfig
     rates: tuple = (0.01, 0.03, 0.1)  # learning rates to choose from
-    search_epochs: int = 6  # of the trainings that choose; their seed is 0
+    search_epochs: int = 4  # of the trainings that choose; their seed is 0
     seeds: tuple = (1, 2, 3, 4, 5)
 
 # %% ../../nbs/36_elu_cifar100_experiments.ipynb #b70fd9be
@@ -287,7 +287,7 @@ def _source(config):
 TINY = EluConfig("shapes", 500, stacks=ELU_STACKS_11, width=0.125, dropout=(), epochs=6,
                  batch_size=50, learning_rate=0.03, padding=2, flip=False)
 # the paper's dropout is for nets four to eight times as wide and 14 times as many steps
-SHORT = EluConfig(train_images=20_000, stacks=ELU_STACKS_11, dropout=(), epochs=12)
+SHORT = EluConfig(train_images=20_000, stacks=ELU_STACKS_11, dropout=(), epochs=10)
 
 CONFIGS = {
     "tiny": ExperimentConfig(
@@ -299,8 +299,8 @@ CONFIGS = {
     "quick": ExperimentConfig(
         EluConfig(learning_rate=0.03, dropout=tuple(r / 2 for r in ELU_DROPOUT)),
         Arm(SHORT),
-        Arm(replace(SHORT, stacks=ELU_STACKS_18, width=0.125, epochs=10),
-            search_epochs=5, seeds=(1, 2, 3)),
+        Arm(replace(SHORT, stacks=ELU_STACKS_18, width=0.125),
+            search_epochs=3, seeds=(1, 2, 3)),
         tuple(ARMS), "bfloat16"),
     "full": ExperimentConfig(
         EluConfig(width=1.0, schedule="paper", epochs=255_000 // 450),
