@@ -192,8 +192,8 @@ def test_what_a_module_imports_at_once(module):
     allowed = {"numpy", "tqdm", "IPython"} if module == "plots" else {"numpy", "tqdm"}
     if here in (3, 4, 15) or here >= 20: allowed |= {"PIL"}
     if here == 9 or here >= 20: allowed |= {"matplotlib"}
-    keras = here == 12 or 20 <= here < 40 or 60 <= here < 70 or module.endswith("_keras")
-    torch = here == 13 or 50 <= here < 60 or module.endswith("_torch")
+    keras = here in (12, 19) or 20 <= here < 40 or 60 <= here < 70 or module.endswith("_keras")
+    torch = here in (13, 18) or 50 <= here < 60 or module.endswith("_torch")
     if keras or here >= 80: allowed |= {"keras"}
     if torch or here >= 80: allowed |= {"torch", "torchvision", "fastai"}
     assert top <= allowed, f"{module} imports {', '.join(sorted(top - allowed))} at module level; import it in the function"
