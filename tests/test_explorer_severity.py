@@ -160,12 +160,12 @@ def test_without_scripts(visit):
     assert "1.86" in page.locator("noscript").inner_text()
 
 
-@pytest.mark.parametrize("width", [900, 640, 390, 360])
-def test_it_fits_and_nothing_overlaps(visit, width):
-    page = visit(width=width)
+@pytest.mark.parametrize("width, state", [(900, ""), (640, ""), (390, ""), (360, ""), (390, "p=1,1,2,91,3,1,1"), (390, "p=1,1,2,3,7,46,40&true=beagle&at=80")])
+def test_it_fits_and_nothing_is_cut(visit, width, state):
+    page = visit(state=state, width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     inside = page.evaluate("""[...document.querySelectorAll('.row')].every(r => { const box = r.getBoundingClientRect();
-        return [...r.children].every(c => { const b = c.getBoundingClientRect(); return b.left >= box.left - 1 && b.right <= box.right + 1 && b.top >= box.top - 1 && b.bottom <= box.bottom + 1; }); })""")
+        return [...r.querySelectorAll('label, input, span')].filter(c => c.offsetParent).every(c => { const b = c.getBoundingClientRect(); return b.left >= box.left - 1 && b.right <= box.right + 1 && b.top >= box.top - 1 && b.bottom <= box.bottom + 1; }); })""")
     assert inside
     cut = page.evaluate("""[...document.querySelectorAll('#tree text')].filter(t => { const b = t.getBBox(), w = +document.querySelector('#tree').getAttribute('width'); return b.x < -1 || b.x + b.width > w + 1; }).map(t => t.textContent)""")
     assert cut == []
