@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'ELU_STACKS_11', 'ELU_STACKS_18', 'ELU_STACKS_18_SOURCE', 'ELU_DROPOUT', 'elu', 'elu_grad',
-           'ShiftedReLU', 'ConvLayer', 'parse_stacks', 'widen', 'map_sizes', 'count_parameters', 'build_elu_cnn',
-           'layer_rates']
+           'ShiftedReLU', 'parse_stacks', 'ConvLayer', 'map_sizes', 'count_parameters', 'plot_stacks', 'widen',
+           'build_elu_cnn', 'layer_rates']
 
 # %% ../nbs/30_elu_cifar100.ipynb #ff81a766
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from .basics import check_choice, check_int, check_number, import_extra, shown
 from .keras_training import FusedBatchNorm, ScheduledDropout
+from .plots import FAINT, INK, PALETTE, describe
 
 import_extra("keras", "keras")  # without it, one line says what to install
 import keras
@@ -24,7 +26,7 @@ from keras import layers, ops
 def elu(
     x: np.ndarray,  # of any shape
     alpha: float = 1.0,  # -alpha is the value at minus infinity
-) -> np.ndarray:  # like x
+) -> np.ndarray:  # of the same shape, float64
     "x where it is positive, alpha (exp(x) - 1) elsewhere (Clevert et al., 2016)."
     check_number(alpha, "alpha", above=0)
     x = np.asarray(x, float)
@@ -34,7 +36,7 @@ def elu(
 def elu_grad(
     x: np.ndarray,  # of any shape
     alpha: float = 1.0,  # as of `elu`
-) -> np.ndarray:  # like x
+) -> np.ndarray:  # of the same shape, float64
     "The derivative of `elu`: 1 where x is positive, `elu(x) + alpha` elsewhere."
     return np.where(np.asarray(x) > 0, 1.0, elu(x, alpha) + alpha)
 
@@ -45,7 +47,6 @@ class ShiftedReLU(layers.Layer):
     def call(self, x): return ops.maximum(x, ops.cast(-1, x.dtype))
     def compute_output_shape(self, input_shape): return input_shape
 
-# %% ../nbs/30_elu_cifar100.ipynb #f0097b1e
 # name -> (alpha of ELU, settings of the layer) -> layer
 ACTIVATIONS = {
     "elu": lambda alpha, **kwargs: layers.ELU(alpha, **kwargs),
@@ -59,55 +60,125 @@ ACTIVATIONS = {
 ELU_STACKS_11 = """[1×192×5], [1×192×1, 1×240×3], [1×240×1, 1×260×2],
     [1×260×1, 1×280×2], [1×280×1, 1×300×2], [1×300×1], [1×100×1]"""
 ELU_STACKS_18 = """[1×384×3], [1×384×1, 1×384×2, 2×640×2], [1×640×1, 3×768×2],
-    [1×768×1, 2×896×2], [1×896×3, 2×1024×2], [1×1024×1, 1×1152×2], [1×1152×1], [1×100×1]"""
+    [1×768×1, 2×896×2], [1×896×3, 2×1024×2], [1×1024×1, 1×1152×2], [1×1152×1],
+    [1×100×1]"""
 # the source's head of stack 3 is 3×3
 ELU_STACKS_18_SOURCE = ELU_STACKS_18.replace("1×640×1", "1×640×3")
 # after the last layer of each stack
 ELU_DROPOUT = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.0)
-
-# %% ../nbs/30_elu_cifar100.ipynb #83978dd7
-class ConvLayer(NamedTuple):
-    "A convolution of a stack."
-    units: int  # filters
-    field: int  # side of the square it looks at, pixels
 
 # %% ../nbs/30_elu_cifar100.ipynb #b10ac033
 def parse_stacks(
     text: str,  # "[layers×units×field, ...], ..."; x will do for ×
 ) -> tuple:  # of stacks, each a tuple of `ConvLayer`
     "Read the paper's notation; `ValueError` says where it cannot."
-    if not isinstance(text, str): raise ValueError(f"stacks must be text, got {shown(text)}")
     stacks = []
-    for body in _bodies(text):
-        layers = [_numbers(part, text) for part in body.split(",")]
-        stacks.append(tuple(ConvLayer(u, f) for n, u, f in layers for _ in range(n)))
+    for start, body in _bodies(text):
+        stack = []
+        for part in body.split(","):
+            repeats, units, field = _numbers(part, start)
+            stack += [ConvLayer(units, field)] * repeats
+            start += len(part) + 1
+        stacks.append(tuple(stack))
     return tuple(stacks)
 
 # %% ../nbs/30_elu_cifar100.ipynb #f997d3b3
+class ConvLayer(NamedTuple):
+    "A convolution of a stack."
+    units: int  # filters
+    field: int  # side of the square it looks at, pixels
+
+_FORM = "write [layers×units×field, ...], ... such as [1×192×5], [1×192×1, 1×240×3]"
+
 def _bodies(text):
-    "What stands in each pair of brackets; nothing but commas may stand between them."
-    bodies, end = [], 0
+    "Where each pair of brackets begins and what is in it; commas stand between."
+    if not isinstance(text, str): raise ValueError(f"stacks must be text, got {shown(text)}")
+    end = 0
     for found in re.finditer(r"\[([^\[\]]*)\]", text):
-        _check_between(text[end : found.start()], text, end, bool(bodies))
-        bodies.append(found[1])
+        _check_between(text, end, found.start(), "," if end else "")
+        yield found.start() + 1, found[1]
         end = found.end()
-    if not bodies: raise ValueError(f"no [layers×units×field] in {shown(text)}; write [1×192×5]")
-    _check_between(text[end:], text, end, False)
-    return bodies
+    if not end: raise ValueError(f"no stack in {shown(text)}; {_FORM}")
+    _check_between(text, end, len(text), "")
 
-def _check_between(between, text, start, comma):
-    if between.strip() == ("," if comma else ""): return
-    place = f"at character {start + 1} of {shown(text)}"
-    raise ValueError(f"{shown(between)} {place}; write [1×192×5], [1×192×1, 1×240×3], ...")
+def _check_between(text, start, end, wanted):
+    between = text[start:end]
+    if between.strip() == wanted: return
+    found = shown(between.strip()) if between.strip() else "no comma"
+    raise ValueError(f"{found} at character {start + 1} of the stacks; {_FORM}")
 
-def _numbers(part, text):
-    found = re.fullmatch(r"\s*(\d+)\s*[×x]\s*(\d+)\s*[×x]\s*(\d+)\s*", part)
-    if found and min(map(int, found.groups())) > 0: return tuple(map(int, found.groups()))
-    place = text.find(part) + 1
-    raise ValueError(
-        f"cannot read {part.strip()!r} at character {place}; write layers×units×field, 1×192×5")
+def _numbers(part, start):
+    found = re.fullmatch(r"\s*(\d{1,4})\s*[×x]\s*(\d{1,4})\s*[×x]\s*(\d{1,4})\s*", part)
+    numbers = tuple(map(int, found.groups())) if found else (0,)
+    if min(numbers) > 0: return numbers
+    place = f"at character {start + 1} of the stacks"
+    raise ValueError(f"cannot read {shown(part.strip())} {place}; write 1×192×5, each 1..9999")
 
-def _stacks(stacks): return parse_stacks(stacks) if isinstance(stacks, str) else tuple(stacks)
+def _stacks(stacks):
+    "Stacks as tuples of `ConvLayer`, from the notation or from such tuples."
+    if isinstance(stacks, str): return parse_stacks(stacks)
+    try: found = tuple(tuple(ConvLayer(*layer) for layer in stack) for stack in stacks)
+    except TypeError: found = ()
+    if not found or not all(found):
+        raise ValueError(f"no stacks of (units, field) in {shown(stacks)}; {_FORM}")
+    for layer in (layer for stack in found for layer in stack):
+        for name, value in zip(("units", "field"), layer): check_int(value, name, 1)
+    return found
+
+# %% ../nbs/30_elu_cifar100.ipynb #6dfc4a23
+def map_sizes(
+    stacks: str | tuple,  # as of `parse_stacks`
+    size: int = 32,  # side of the picture, pixels
+) -> list:  # side of the map after each stack; the classifier does not pool
+    "Each stack ends with a 2×2 pooling of stride 2 that keeps the last odd row."
+    sizes = [check_int(size, "size", 1)]
+    for _ in _stacks(stacks)[:-1]: sizes.append(-(-sizes[-1] // 2))
+    return [*sizes[1:], sizes[-1]]
+
+# %% ../nbs/30_elu_cifar100.ipynb #f7ae6e1c
+def count_parameters(
+    stacks: str | tuple,  # as of `parse_stacks`
+    channels: int = 3,  # of the picture
+) -> int:  # weights and biases
+    "A layer has field² × inputs weights and one bias for each unit."
+    total, inputs = 0, check_int(channels, "channels", 1)
+    for units, field in (layer for stack in _stacks(stacks) for layer in stack):
+        total += (field**2 * inputs + 1) * units
+        inputs = units
+    return total
+
+# %% ../nbs/30_elu_cifar100.ipynb #def94762
+def plot_stacks(
+    stacks: str | tuple,  # as of `parse_stacks`
+    size: int = 32,  # side of the picture, pixels
+    *,
+    alt: str,  # what is to be seen, in one sentence
+    ax=None,  # matplotlib Axes; None makes a figure
+):  # the Axes
+    "Draw a network: a bar a layer, as high as its map (log), coloured by its field."
+    import matplotlib.pyplot as plt
+    found = _stacks(stacks)
+    sides = [size, *map_sizes(found, size)]
+    if ax is None: ax = plt.subplots(figsize=(7.6, 2.7), layout="constrained")[1]
+    fields = sorted({layer.field for stack in found for layer in stack})
+    ticks, x = [], 0.0
+    for stack, side in zip(found, sides):
+        ticks.append(x + (len(stack) - 1) / 2)
+        for units, field in stack:
+            height, color = np.log2(side) + 1, fields.index(field) % len(PALETTE)
+            ax.bar(x, height, 0.8, color=PALETTE[color])
+            ax.text(x, height + 0.12, str(units), rotation=90, fontsize=8, color=INK,
+                    ha="center", va="bottom")
+            x += 1
+        x += 0.8
+    labels = [f"{side}×{side}\n{i}" for i, side in enumerate(sides[: len(found)], 1)]
+    ax.set_xticks(ticks, labels, fontsize=8)
+    ax.set(yticks=[], xlabel="map and number of the stack", ylim=(0, np.log2(size) + 2.6))
+    ax.spines[:].set_visible(False)
+    for i, field in enumerate(fields):
+        ax.bar(0, 0, color=PALETTE[i % len(PALETTE)], label=f"{field}×{field}")
+    ax.legend(title="field", frameon=False, fontsize=8, labelcolor=INK, loc="upper right")
+    return describe(ax, alt)
 
 # %% ../nbs/30_elu_cifar100.ipynb #6e97dbe2
 def widen(
@@ -121,27 +192,34 @@ def widen(
     if min(u for stack in out for u, _ in stack) > 0: return *out, last
     raise ValueError(f"width {width} leaves a layer without units; make it wider")
 
-# %% ../nbs/30_elu_cifar100.ipynb #6dfc4a23
-def map_sizes(
-    stacks: str | tuple,  # as of `parse_stacks`
-    size: int = 32,  # side of the picture, pixels
-) -> list:  # side of the map after each stack; the classifier does not pool
-    "Each stack ends with a 2×2 pooling of stride 2 that keeps the last odd row."
-    sizes = []
-    for _ in _stacks(stacks)[:-1]: sizes.append(-(-(sizes[-1] if sizes else size) // 2))
-    return [*sizes, sizes[-1]]
+# %% ../nbs/30_elu_cifar100.ipynb #782ed48d
+def _check_stacks(stacks, dropout, input_shape):
+    "The last stack is one 1×1 layer; no rate beyond the stacks; a picture's shape."
+    *hidden, last = _stacks(stacks)
+    if len(last) != 1 or last[0].field != 1:
+        raise ValueError("the last stack is the classifier, one 1×1 layer; end with [1×100×1]")
+    if not isinstance(dropout, (tuple, list)):
+        raise ValueError(f"dropout must be a rate for each stack, got {shown(dropout)}; () for none")
+    rates = tuple(check_number(r, "a dropout rate", low=0, below=1) for r in dropout)
+    if any(rates[len(hidden) :]):
+        raise ValueError(f"{len(rates)} dropout rates for {len(hidden)} stacks; leave some out")
+    advice = "pass (height, width, channels)"
+    if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
+        raise ValueError(f"input_shape must be three numbers, got {shown(input_shape)}; {advice}")
+    for n in input_shape: check_int(n, "a part of input_shape", 1, advice=advice)
 
-# %% ../nbs/30_elu_cifar100.ipynb #f7ae6e1c
-def count_parameters(
-    stacks: str | tuple,  # as of `parse_stacks`
-    channels: int = 3,  # of the picture
-) -> int:  # weights and biases
-    "A layer has field² × inputs weights and one bias for each unit."
-    total, inputs = 0, channels
-    for units, field in (layer for stack in _stacks(stacks) for layer in stack):
-        total += (field**2 * inputs + 1) * units
-        inputs = units
-    return total
+def _settings(num_classes, l2, precision, activation_per, dropout_per):
+    "Check the settings; what all convolutions share, and the policy of the layers."
+    check_int(num_classes, "num_classes", 2)
+    check_number(l2, "l2", low=0)
+    check_choice(activation_per, "activation_per", ("layer", "stack"))
+    check_choice(dropout_per, "dropout_per", ("layer", "stack"))
+    half = check_choice(precision, "precision", ("float32", "bfloat16")) == "bfloat16"
+    policy = "mixed_bfloat16" if half else "float32"
+    # Keras' L2(c) adds c * w**2, of gradient 2 * c * w: half of l2 makes it l2 * w
+    decay = keras.regularizers.L2(l2 / 2) if l2 else None
+    return {"padding": "same", "kernel_initializer": "he_normal",
+            "kernel_regularizer": decay, "dtype": policy}, policy
 
 # %% ../nbs/30_elu_cifar100.ipynb #3d4a2be7
 def build_elu_cnn(
@@ -159,6 +237,7 @@ def build_elu_cnn(
     input_shape: tuple = (32, 32, 3),  # of a picture
 ) -> keras.Model:  # (N, 32, 32, 3) whitened -> logits (N, num_classes) float32
     "The paper's network of stacks of convolutions; `ValueError` for bad settings."
+    _check_stacks(stacks, dropout, input_shape)
     stacks = widen(stacks, width)
     shared, policy = _settings(num_classes, l2, precision, activation_per, dropout_per)
     unit = ACTIVATIONS[check_choice(activation, "activation", ACTIVATIONS)]
@@ -169,13 +248,12 @@ def build_elu_cnn(
         for j, (units, field) in enumerate(stack):
             name, last = f"{i + 1}_{j + 1}", j == len(stack) - 1
             active = last or activation_per == "layer"
-            # He's variance makes up for the half that a unit cuts off; without one, 1 / n
+            # He's variance makes up for the half that a unit cuts off; without it 1 / n
             own = {"use_bias": not batch_norm, "name": f"conv{name}",
                    "kernel_initializer": "he_normal" if active else "lecun_normal"}
             x = layers.Conv2D(units, field, **{**shared, **own})(x)
             if batch_norm: x = FusedBatchNorm(name=f"norm{name}", dtype=policy)(x)
-            if active:
-                x = unit(alpha, name=f"unit{name}", dtype=policy)(x)
+            if active: x = unit(alpha, name=f"unit{name}", dtype=policy)(x)
             if last: x = layers.MaxPooling2D(2, 2, "same", name=f"pool{i + 1}", dtype=policy)(x)
             if rate and (last or dropout_per == "layer"):
                 at_first = rate if last else 0.0
@@ -184,28 +262,15 @@ def build_elu_cnn(
     x = layers.Conv2D(num_classes, 1, name="classifier", **shared)(x)
     return keras.Model(inputs, layers.GlobalAveragePooling2D(dtype="float32")(x), name="elu_cnn")
 
-# %% ../nbs/30_elu_cifar100.ipynb #782ed48d
-def _settings(num_classes, l2, precision, activation_per, dropout_per):
-    "Check the settings; what all convolutions share, and the policy of the layers."
-    check_int(num_classes, "num_classes", 2)
-    check_number(l2, "l2", low=0)
-    check_choice(activation_per, "activation_per", ("layer", "stack"))
-    check_choice(dropout_per, "dropout_per", ("layer", "stack"))
-    half = check_choice(precision, "precision", ("float32", "bfloat16")) == "bfloat16"
-    policy = "mixed_bfloat16" if half else "float32"
-    # Keras' L2(c) adds c * w**2, of gradient 2 * c * w: half of l2 makes it l2 * w
-    decay = keras.regularizers.L2(l2 / 2) if l2 else None
-    return {"padding": "same", "kernel_initializer": "he_normal",
-            "kernel_regularizer": decay, "dtype": policy}, policy
-
 # %% ../nbs/30_elu_cifar100.ipynb #9c40b990
 def layer_rates(
-    schedule,  # step -> (stacks, 2), as of `elu_dropout_schedule`
+    schedule: Callable,  # step -> (stacks, 2), as of `elu_dropout_schedule`
     stacks: str | tuple = ELU_STACKS_18,  # as of `build_elu_cnn`
     dropout: tuple = ELU_DROPOUT,  # as of `build_elu_cnn`
     dropout_per: str = "layer",  # as of `build_elu_cnn`
-):  # callable: step -> rate of each dropout layer in the network's order
+) -> Callable:  # step -> rate of each dropout layer in the network's order
     "A schedule for stacks as one for layers, for `dropout=` of `keras_training.fit`."
+    check_choice(dropout_per, "dropout_per", ("layer", "stack"))
     places = []
     for i, (stack, rate) in enumerate(zip(_stacks(stacks)[:-1], dropout)):
         inner = [(i, 1)] * (len(stack) - 1) if dropout_per == "layer" else []
