@@ -55,7 +55,7 @@ setup(
                   "Changelog": f"{cfg['git_url']}/blob/{cfg['branch']}/CHANGELOG.md"},
     packages=find_namespace_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     include_package_data=True,
-    package_data={cfg["lib_path"]: ["data/**", "explorers/**", "py.typed"]},
+    package_data={cfg["lib_path"]: ["data/**", "explorers/**", "weights/**", "py.typed"]},
     python_requires=f">={cfg['min_python']},<{last(cfg['max_python'])}",
     install_requires=cfg["requirements"].split(),
     extras_require={name: extra(name) for name in extras},

