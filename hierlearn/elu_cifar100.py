@@ -201,7 +201,7 @@ def _check_stacks(stacks, dropout, input_shape):
     if not isinstance(dropout, (tuple, list)):
         raise ValueError(f"dropout must be a rate for each stack, got {shown(dropout)}; () for none")
     rates = tuple(check_number(r, "a dropout rate", low=0, below=1) for r in dropout)
-    if any(rates[len(hidden) :]):
+    if any(rates[len(hidden) :]) and rates != ELU_DROPOUT:  # the default fits any depth
         raise ValueError(f"{len(rates)} dropout rates for {len(hidden)} stacks; leave some out")
     advice = "pass (height, width, channels)"
     if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
