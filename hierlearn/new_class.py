@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COUNTS', 'unit', 'imprint', 'class_rows', 'leave_out', 'calibrate', 'NewClasses', 'remember', 'add_class',
-           'remove_class']
+           'remove_class', 'finetune']
 
 # %% ../nbs/52_new_class.ipynb #569a54b4
 import copy
@@ -90,7 +90,7 @@ def calibrate(
     units: np.ndarray,  # (N, D) directions of known pictures
     labels: np.ndarray,  # (N,) 0..L-1
     k: int,  # pictures of the new class
-    price: float = 0.006,  # share of old pictures that the new class may take
+    price: float = 0.01,  # share of old pictures that the new class may take
     seed: int = 0,  # of the draws
 ) -> float:  # to be added to the new row's cosine
     "The largest constant with which a left-out class takes no more than its price."
@@ -113,6 +113,7 @@ class NewClasses(nn.Module):
         self.register_buffer("known", torch.zeros(len(base), num_features))
         self.register_buffer("offsets", torch.zeros(len(COUNTS)))  # one for each of COUNTS
         self.register_buffer("sharpness", torch.ones(()))
+        self.register_buffer("examples", torch.zeros(0, num_features, dtype=torch.float16))
         self.register_buffer("rows", torch.zeros(0, num_features))
         self.register_buffer("constants", torch.zeros(0))
 
@@ -130,11 +131,13 @@ def remember(
     model: HierNet,  # gets `new_classes`; classes that were added go
     features: np.ndarray,  # (N, D) of known pictures, as `extract_features` gives them
     labels: np.ndarray,  # (N,) 0..L-1
-    price: float = 0.006,  # share of old pictures that a new class may take
+    price: float = 0.01,  # share of old pictures that a new class may take
+    keep: int = 10,  # pictures of each class whose directions are kept, for "finetune"
     seed: int = 0,  # of the calibration's draws
 ) -> HierNet:  # the same one
     "Keep what a new class needs: centre, rows of the known classes, constants for each k."
-    price = check_number(price, "price", above=0, below=1)
+    check_number(price, "price", above=0, below=1)
+    check_int(keep, "keep", 0)
     base = model.taxonomy if model.new_classes is None else model.new_classes.base
     features, labels = check_features(features, model.num_features), np.asarray(labels)
     if labels.shape != features.shape[:1] or labels.dtype.kind not in "iu":
@@ -153,6 +156,8 @@ def remember(
     kept.known.copy_(torch.from_numpy(known))
     kept.offsets.copy_(torch.tensor(offsets))
     kept.sharpness.fill_(_sharpness(units, labels, known))
+    some = np.concatenate([np.flatnonzero(labels == c)[:keep] for c in range(len(base))])
+    kept.examples = torch.from_numpy(units[some].astype(np.float16))
     model.new_classes = kept.to(model.shift.device)
     model.set_taxonomy(base)
     return model
@@ -180,14 +185,15 @@ def add_class(
     **options,  # errors=, network=, image_size= of `extract_features`
 ) -> HierNet:  # the same one; the class is the last of its leaves
     "A class more from a few pictures, in a moment; `ValueError` leaves the model as it was."
-    check_choice(method, "method", ("imprint",))
+    check_choice(method, "method", ("imprint", "finetune"))
     kept = _kept(model)
     taxonomy = _with(model.taxonomy, name, parent, under)
     features = _features(model, images, k, options)
     centre = kept.centre.cpu().numpy()
-    row = imprint(unit(features, centre))
-    offsets = kept.offsets.cpu().numpy()
+    units, offsets = unit(features, centre), kept.offsets.cpu().numpy()
+    row = imprint(units)
     constant = float(np.interp(np.log(len(features)), np.log(COUNTS), offsets))
+    if method == "finetune": row = _finetuned(kept, row, constant, units)
     changed = copy.deepcopy(kept)
     changed.rows = torch.cat([kept.rows, kept.rows.new_tensor(row)[None]])
     changed.constants = torch.cat([kept.constants, kept.constants.new_tensor([constant])])
@@ -220,7 +226,40 @@ def remove_class(
     model.set_taxonomy(taxonomy)
     return model
 
+# %% ../nbs/52_new_class.ipynb #b16c1e28
+def finetune(
+    row: np.ndarray,  # (D,) of `imprint`
+    constant: float,  # of `calibrate`
+    units: np.ndarray,  # (k, D) directions of the new class
+    others: np.ndarray,  # (E, D) directions of known pictures
+    known: np.ndarray,  # (L, D) rows of the known classes
+    sharpness: float = 20.0,  # factor of the cosines
+    steps: int = 50,
+    rate: float = 0.003,  # of the steps
+) -> np.ndarray:  # (D,) of length 1
+    "Gradient steps on the new row alone: logistic loss of new against known pictures."
+    signs = np.repeat([1.0, -1.0], [len(units), len(others)])
+    shares = np.repeat([1 / len(units), 1 / len(others)], [len(units), len(others)])
+    both = np.concatenate([units, others])
+    best = (both @ known.T).max(1)
+    for _ in range(steps):
+        z = signs * sharpness * (both @ row + constant - best)
+        slopes = shares * signs * sharpness / (1 + np.exp(np.clip(z, -50, 50)))
+        row = row + rate * (slopes @ both)
+        row = row / np.linalg.norm(row)
+    return row
+
 # %% ../nbs/52_new_class.ipynb #e237dfe3
+def _finetuned(kept, row, constant, units):
+    others = kept.examples.cpu().numpy().astype(np.float32)
+    if not len(others):
+        raise ValueError("finetune needs known pictures, of which none are kept; "
+                         "remember(..., keep=10), or method='imprint'")
+    if len(units) < 2:
+        raise ValueError("finetune needs two pictures or more, got one; use method='imprint'")
+    known = kept.known.cpu().numpy()
+    return finetune(row, constant, units, others, known, float(kept.sharpness))
+
 def _kept(model):
     if not isinstance(model, HierNet):
         raise ValueError(f"a class is added to a HierNet, got {shown(model)}; make one")
