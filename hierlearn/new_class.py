@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COUNTS', 'unit', 'imprint', 'class_rows', 'leave_out', 'calibrate', 'NewClasses', 'remember', 'add_class',
-           'remove_class', 'finetune']
+           'remove_class', 'finetune', 'extended']
 
 # %% ../nbs/52_new_class.ipynb #569a54b4
 import copy
@@ -197,7 +197,8 @@ def add_class(
     changed = copy.deepcopy(kept)
     changed.rows = torch.cat([kept.rows, kept.rows.new_tensor(row)[None]])
     changed.constants = torch.cat([kept.constants, kept.constants.new_tensor([constant])])
-    changed.added = [*kept.added, (name, parent, under)]
+    made = [u for _, p, u in kept.added if p == parent]  # by a class that may go first
+    changed.added = [*kept.added, (name, parent, made[0] if made else under)]
     model.new_classes = changed
     model.set_taxonomy(taxonomy)
     return model
@@ -213,15 +214,10 @@ def remove_class(
         raise ValueError(f"{shown(name)} was not added{near(name, names)}; "
                          "only classes of add_class can be removed")
     stay = [i for i, other in enumerate(names) if other != name]
-    added, taxonomy = [kept.added[i] for i in stay], kept.base
-    for i, (other, parent, under) in enumerate(added):
-        # who made the parent is gone: who needs it next makes it
-        if parent not in taxonomy and under is None:
-            under = next(u for _, p, u in kept.added if p == parent and u is not None)
-            added[i] = other, parent, under
-        taxonomy = _with(taxonomy, other, parent, under)
     changed = copy.deepcopy(kept)
-    changed.rows, changed.constants, changed.added = kept.rows[stay], kept.constants[stay], added
+    changed.rows, changed.constants = kept.rows[stay], kept.constants[stay]
+    changed.added = [kept.added[i] for i in stay]
+    taxonomy = extended(kept.base, changed.added)
     model.new_classes = changed
     model.set_taxonomy(taxonomy)
     return model
@@ -266,6 +262,14 @@ def _kept(model):
     if model.new_classes is not None: return model.new_classes
     raise ValueError("the model keeps nothing of its known classes to calibrate with; "
                      "call remember(model, features, labels) once, after training")
+
+def extended(
+    base: Taxonomy,  # what the head knows
+    added,  # (name, parent, where the parent was made or None) of each class, in order
+) -> Taxonomy:
+    "The tree of a model with its classes that were added."
+    for name, parent, under in added: base = _with(base, name, parent, under)
+    return base
 
 def _with(taxonomy, name, parent, under):
     "The taxonomy with a class more, the last of its leaves."
