@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -133,7 +134,7 @@ def extract_features(
         raise ValueError("cache= keeps features of a frozen backbone: freeze(backbone) first")
     path = Path(cache) / f"features_{_key(backbone, pictures, settings)}.npz"
     try: return _read(path)
-    except (OSError, ValueError, KeyError, EOFError): pass  # none yet, or a damaged one
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile): pass  # none, or damaged
     found = _extract(backbone, pictures, batch_size, *settings)
     return _write(path, found)
 
