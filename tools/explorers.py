@@ -120,7 +120,30 @@ def severity():
     return dict(leaves=list(tree.leaves), costs={kind: cost.tolist() for kind, cost in costs.items()}, cases=cases)
 
 
-GOLDEN = {"pooling": pooling, "hypernyms": hypernyms, "severity": severity}
+def elu():
+    "Means, derivatives' means and histograms of ELU and ReLU for normal inputs of many kinds"
+    from hierlearn.elu_cifar100 import elu, elu_grad
+    relu, relu_grad = lambda x: np.maximum(x, 0), lambda x: (x > 0)*1.
+    z = -5 + 10*np.arange(4001)/4000
+    share = np.exp(-z**2/2)
+    share /= share.sum()
+    def bars(y):
+        places = np.clip(np.floor((y + 2)/.25), 0, 39).astype(int)
+        return np.bincount(places, share, 40).round(9).tolist()
+    places, cases = np.linspace(-6, 6, 25), []
+    curves = [dict(a=a, f=elu(places, a).round(12).tolist(), grad=elu_grad(places, a).round(12).tolist())
+        for a in (.1, .5, 1, 2)]
+    for a in (.1, .5, 1, 2):
+        for m in (-3, -1.5, 0, .4, 3):
+            for w in (.2, 1, 2):
+                x = m + w*z
+                means = {"elu": elu(x, a), "relu": relu(x), "eluGrad": elu_grad(x, a), "reluGrad": relu_grad(x)}
+                cases.append(dict(a=a, m=m, w=w, **{name: round(float(share @ y), 12) for name, y in means.items()},
+                    eluBars=bars(elu(x, a)), reluBars=bars(relu(x))))
+    return dict(x=places.tolist(), curves=curves, cases=cases)
+
+
+GOLDEN = {"pooling": pooling, "hypernyms": hypernyms, "severity": severity, "elu": elu}
 
 
 def golden_text(name):

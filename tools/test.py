@@ -19,7 +19,7 @@ PY = sys.executable
 PYTEST = [PY, "-m", "pytest", "-q", "-ra", "--durations=8", "-p", "no:cacheprovider"]
 NBDEV = lambda module, name: [PY, "-c", f"from nbdev.{module} import {name}; {name}.__wrapped__()"]
 BROWSER = ["tests/test_site.py", "tests/test_explorers.py", "tests/test_explorer_hypernyms.py",
-           "tests/test_explorer_severity.py"]
+           "tests/test_explorer_severity.py", "tests/test_explorer_elu.py"]
 # part -> what it is, command, group of the budget
 PARTS = {
     "clean": ("notebooks are clean", NBDEV("clean", "nbdev_clean"), "in step"),
