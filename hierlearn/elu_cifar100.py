@@ -5,17 +5,22 @@
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'ELU_STACKS_11', 'ELU_STACKS_18', 'ELU_STACKS_18_SOURCE', 'ELU_DROPOUT', 'elu', 'elu_grad',
            'ShiftedReLU', 'parse_stacks', 'ConvLayer', 'map_sizes', 'count_parameters', 'plot_stacks', 'widen',
-           'build_elu_cnn', 'layer_rates']
+           'build_elu_cnn', 'layer_rates', 'load_pretrained']
 
 # %% ../nbs/30_elu_cifar100.ipynb #ff81a766
+import os
 import re
 from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .basics import check_choice, check_int, check_number, import_extra, shown
+from .basics import (
+    check_choice, check_int, check_number, import_extra, one_line, shown)
 from .keras_training import FusedBatchNorm, ScheduledDropout
+from .models import load_weights, read_weights
 from .plots import FAINT, INK, PALETTE, describe
 
 import_extra("keras", "keras")  # without it, one line says what to install
@@ -276,3 +281,22 @@ def layer_rates(
         inner = [(i, 1)] * (len(stack) - 1) if dropout_per == "layer" else []
         if rate: places += [*inner, (i, 0)]
     return lambda step: [float(schedule(step)[place]) for place in places]
+
+# %% ../nbs/30_elu_cifar100.ipynb #f92ee93f
+def load_pretrained(
+    path: str | os.PathLike | None = None,  # of `save_weights`; None: the package's
+) -> keras.Model:  # (N, 32, 32, 3) whitened -> logits (N, 100) float32
+    "The trained network of the record; `ValueError` for a file of anything else."
+    own = resources.files("hierlearn") / "weights" / "elu_cifar100.safetensors"
+    path = Path(str(own) if path is None else path)
+    about, arrays = read_weights(path)
+    try:  # the notes say how the network is built, and are believed no further
+        network = dict(about["network"])
+        wanted = count_parameters(widen(network["stacks"], network["width"]))
+        if wanted > sum(x.size for x in arrays.values()): raise ValueError("too few weights")
+        model = build_elu_cnn(**network)
+    except (LookupError, TypeError, ValueError) as error:
+        problem = f"{path.name} holds no ELU network ({one_line(error, 60)})"
+        raise ValueError(f"{problem}; write it with network=, its settings") from error
+    load_weights(path, model)
+    return model
