@@ -97,7 +97,8 @@ _FORM = "write [layers×units×field, ...], ... such as [1×192×5], [1×192×1,
 
 def _bodies(text):
     "Where each pair of brackets begins and what is in it; commas stand between."
-    if not isinstance(text, str): raise ValueError(f"stacks must be text, got {shown(text)}")
+    if not isinstance(text, str):
+        raise ValueError(f"stacks must be text, got {shown(text)}; {_FORM}")
     end = 0
     for found in re.finditer(r"\[([^\[\]]*)\]", text):
         _check_between(text, end, found.start(), "," if end else "")
@@ -204,7 +205,7 @@ def _check_stacks(stacks, dropout, input_shape):
     if len(last) != 1 or last[0].field != 1:
         raise ValueError("the last stack is the classifier, one 1×1 layer; end with [1×100×1]")
     if not isinstance(dropout, (tuple, list)):
-        raise ValueError(f"dropout must be a rate for each stack, got {shown(dropout)}; () for none")
+        raise ValueError(f"dropout must be a rate a stack, got {shown(dropout)}; () for none")
     rates = tuple(check_number(r, "a dropout rate", low=0, below=1) for r in dropout)
     if any(rates[len(hidden) :]) and rates != ELU_DROPOUT:  # the default fits any depth
         raise ValueError(f"{len(rates)} dropout rates for {len(hidden)} stacks; leave some out")

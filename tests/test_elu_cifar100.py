@@ -328,23 +328,20 @@ def test_backends(tmp_path):
 
 
 def test_two_steps_at_full_width():
-    "39 million parameters, batch 4, in a process of its own: two steps learn, in under 3 GiB."
-    pytest.importorskip("resource")
-    out = child("""
-        import resource, numpy as np, keras
+    "39 million parameters, batch 4, in a process of its own: two steps learn, in under 2.5 GiB (1.9 measured)."
+    if not os.path.exists("/proc/self/status"): pytest.skip("this system does not tell the peak memory of a process")
+    peak = int(child("""
+        import re, numpy as np, keras
         from hierlearn.batches import Batches
         from hierlearn.elu_cifar100 import build_elu_cnn
         from hierlearn.keras_training import fit
         keras.utils.set_random_seed(0)
-        start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         model = build_elu_cnn(dropout=())
         model.compile(keras.optimizers.SGD(0.001, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
         x = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
-        first = model.get_layer("conv5_1").kernel.numpy() if keras.backend.backend() == "tensorflow" else None
         history = fit(model, Batches(x, np.arange(4), 4), None, 2, monitor="loss", progress=False)
         assert model.count_params() == 39_330_404 and history["loss"][1] < history["loss"][0], history
-        print(start // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-    """)
-    before, peak = map(int, out.split())
-    print(f"peak memory {peak} MiB, of which {before} MiB before the network was built")
-    assert peak < 3072
+        print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
+    """))
+    print(f"peak memory {peak} MiB")
+    assert peak < 2560
