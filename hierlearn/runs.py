@@ -288,7 +288,7 @@ REGISTRY = {entry.name: entry for entry in (
           "cats_dogs_accuracy"),
     Entry("hier_resnet", "Parent and child heads",
           "one network, two heads, losses that respect the tree, and a new class",
-          "50_hier_resnet", None),
+          "50_hier_resnet", "hierlearn.experiments.hier_resnet", "breed_accuracy"),
     Entry("hdcnn", "HD-CNN",
           "a hierarchy learned from the confusions, one small expert for each group",
           "60_hdcnn", None),
