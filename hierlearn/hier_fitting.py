@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'DECISIONS', 'BREED_GROUPS', 'OTHER_NAMES', 'fit_head', 'both', 'fold_numbers', 'cross_validate',
-           'view_rows', 'few', 'judge', 'difference', 'level', 'wilson', 'deeper_tree', 'known_to_imagenet']
+           'view_rows', 'few', 'judge', 'difference', 'level', 'wilson', 'prediction_cost', 'deeper_tree',
+           'known_to_imagenet']
 
 # %% ../nbs/55_hier_fitting.ipynb #a03f9141
 import subprocess
@@ -200,6 +201,33 @@ def wilson(
     half = np.sqrt(p * (1 - p) * part + part * part / 4)
     ends = p + part / 2 - half, p + part / 2 + half
     return [round(float(end / (1 + part)), 4) for end in ends]
+
+# %% ../nbs/55_hier_fitting.ipynb #6414e37a
+_SCRIPT = """
+import resource, sys, time
+from hierlearn.basics import import_torch
+import_torch().set_num_threads(1)
+from hierlearn.hier_features import predict
+from hierlearn.hier_resnet import HierNet
+from hierlearn.models import load_efficientnet_lite0
+from hierlearn.taxonomy import Taxonomy
+model, spent = HierNet(load_efficientnet_lite0(), Taxonomy.pets()), []
+for path in sys.argv[1:]:
+    start = time.process_time()
+    predict(model, [path])
+    spent.append(time.process_time() - start)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+print(peak, sorted(spent)[len(spent) // 2])
+"""
+
+def prediction_cost(
+    paths,  # of pictures
+) -> dict:  # peak_mib, seconds_a_picture (of the processor, the median)
+    "Peak memory and time of predictions in a process of their own."
+    command = [sys.executable, "-c", _SCRIPT, *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak, seconds = map(float, done.stdout.split())
+    return {"peak_mib": peak, "seconds_a_picture": round(seconds, 4)}
 
 # %% ../nbs/55_hier_fitting.ipynb #b96cf0b0
 BREED_GROUPS = {
