@@ -154,45 +154,52 @@ class ExpectedCost(HierarchicalLoss):
     def values(self, logits, labels):
         return (self._rows("costs", labels, logits) * logits.softmax(1)).sum(1)
 
-# %% ../nbs/18_losses.ipynb #1a9902d2
-class _Nested(torch.autograd.Function):
-    "sum_d W[n, d] log P(depth shared with the label >= d), the rows of W summing to 0."
+# %% ../nbs/18_losses.ipynb #71485d11
+class _Known(torch.autograd.Function):
+    "Values (N,) whose gradient is known: base * pull, and pull stands at `places`."
     @staticmethod
-    def forward(ctx, logits, depths, weights):
-        probs = logits.softmax(1)
-        rings = torch.zeros_like(weights).scatter_add_(1, depths, probs)  # (N, D)
-        nested = rings.flip(1).cumsum(1).flip(1)  # sums of what is positive: exact
-        ctx.save_for_backward(probs, depths, (weights / nested).cumsum(1))
-        ctx.smallest = nested
-        return (weights * nested.log()).sum(1)
+    def forward(ctx, logits, values, base, places, pull):
+        ctx.save_for_backward(base, places, pull)
+        return values
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        probs, depths, pull = ctx.saved_tensors
-        return (grad[:, None] * pull).gather(1, depths).mul_(probs), None, None
+        base, places, pull = ctx.saved_tensors
+        return (grad[:, None] * pull).gather(1, places).mul_(base), None, None, None, None
 
-# %% ../nbs/18_losses.ipynb #28444675
+# %% ../nbs/18_losses.ipynb #2ca439c9
+class PathLoss(HierarchicalLoss):
+    "Weighted log-probabilities of the nested sets on the way from the root to a class."
+    lanes = 8  # neighbours are added up in turns: eight sums do not wait for each other
+
+    def _set_path(self, weights):
+        depths = common_depths(self.taxonomy)
+        self._tables["places"] = depths * self.lanes + np.arange(len(depths)) % self.lanes
+        self._tables["weights"] = weights
+
+    def values(self, logits, labels):
+        places = self._rows("places", labels, logits)
+        weights = self._rows("weights", labels, logits)  # (N, D)
+        with torch.no_grad():
+            probs = logits.softmax(1)
+            rings = probs.new_zeros(len(probs), weights.shape[1] * self.lanes)
+            rings = rings.scatter_add_(1, places, probs).view(*weights.shape, self.lanes).sum(2)
+            nested = rings.flip(1).cumsum(1).flip(1)  # of positive numbers: no digit is lost
+            vanishing = bool(nested.amin() < 1e-30)
+        if vanishing: return _nested_sums(logits, places // self.lanes, weights)
+        with torch.no_grad():
+            values = (weights * nested.log()).sum(1)
+            pull = (weights / nested).cumsum(1).repeat_interleave(self.lanes, 1)
+        return _Known.apply(logits, values, probs, places, pull)
+
+# %% ../nbs/18_losses.ipynb #613de521
 def _nested_sums(logits, depths, weights):
-    "The same by one log-sum-exp for each depth: slow, and right where probabilities vanish."
+    "The same by a log-sum-exp for each depth: slow, and right where probabilities vanish."
     total = logits.logsumexp(1)
     sums = [logits.masked_fill(depths < d, -torch.inf).logsumexp(1) - total
             for d in range(weights.shape[1])]
     return (weights * torch.stack(sums, 1)).sum(1)
-
-# %% ../nbs/18_losses.ipynb #9b6b3fec
-class PathLoss(HierarchicalLoss):
-    "Weighted log-probabilities of the nested sets on the way from the root to a class."
-    def _set_path(self, weights):
-        self._tables["depths"] = common_depths(self.taxonomy)
-        self._tables["weights"] = weights
-
-    def values(self, logits, labels):
-        depths = self._rows("depths", labels, logits)
-        weights = self._rows("weights", labels, logits)
-        far = logits.detach().amax(1) - logits.detach().gather(1, labels[:, None])[:, 0]
-        slow = bool((far > 60).any())
-        return (_nested_sums if slow else _Nested.apply)(logits, depths, weights)
 
 # %% ../nbs/18_losses.ipynb #599b6daa
 class HXE(PathLoss):
@@ -237,7 +244,23 @@ class MultiLevel(PathLoss):
                 part, coarse[:, i], reduction="none")
         return self._reduced(total)
 
-# %% ../nbs/18_losses.ipynb #ad32c412
+# %% ../nbs/18_losses.ipynb #d38abc46
+class _Scattered(torch.autograd.Function):
+    "Values (N,) whose gradient is known in a few columns of each row, and 0 elsewhere."
+    @staticmethod
+    def forward(ctx, logits, values, columns, pull):
+        ctx.save_for_backward(columns, pull)
+        ctx.shape = logits.shape
+        return values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        columns, pull = ctx.saved_tensors
+        zeros = pull.new_zeros(ctx.shape)
+        return zeros.scatter_add_(1, columns, grad[:, None] * pull), None, None, None
+
+# %% ../nbs/18_losses.ipynb #e60696e4
 class Conditional(HierarchicalLoss):
     "Hierarchical softmax: node logits (N, V), a softmax over the children of each parent."
     def __init__(
@@ -246,23 +269,22 @@ class Conditional(HierarchicalLoss):
         **settings,  # reduction, check
     ):
         super().__init__(taxonomy, **settings)
-        tables = branches(taxonomy)
-        self.edges, self.num_outputs = tables.edges, len(tables.edges)
-        for name in ("parent", "leaf", "children", "way", "turn"):
-            self._tables[name] = getattr(tables, name)
-        self._tables["missing"] = np.where(tables.there, 0, -np.inf)
-        ups = [tables.up]  # doubling: 1, 2, 4, ... steps up
-        while (ups[-1] < self.num_outputs).any(): ups.append(ups[-1][ups[-1]])
-        self._tables["ups"] = np.stack(ups[:-1])
+        self._tables = branches(taxonomy)._asdict()
+        self.edges = self._tables.pop("edges")
+        self.num_outputs, self.num_parents = len(self.edges), self._tables["parent"].max() + 1
 
     def values(self, logits, labels):
-        ways = self._rows("way", labels, logits)  # (N, W) parents on the way
-        flat = ways.flatten()
-        found = self._rows("children", flat, logits)  # (N W, B)
-        sisters = logits.gather(1, found.view(len(logits), -1)).view(found.shape)
-        sisters = sisters + self._rows("missing", flat, logits)
-        turns = self._rows("turn", labels, logits).flatten()
-        return F.cross_entropy(sisters, turns, reduction="none").view(ways.shape).sum(1)
+        rows = (self._rows(name, labels, logits) for name in ("sisters", "step", "taken", "idle"))
+        sisters, step, taken, idle = rows  # (N, S) all children that were to choose from
+        with torch.no_grad():
+            z = logits.gather(1, sisters)
+            top = torch.zeros_like(idle).scatter_reduce_(1, step, z, "amax", include_self=False)
+            parts = (z - top.gather(1, step)).exp() * (taken >= 0)
+            sums = idle.scatter_add(1, step, parts)
+            taken = taken.clamp(0)
+            values = (sums.log() + top)[:, :-1].sum(1) - (z * taken).sum(1)
+            pull = parts / sums.gather(1, step) - taken
+        return _Scattered.apply(logits, values, sisters, pull)
 
     def log_probs(
         self,
@@ -271,7 +293,7 @@ class Conditional(HierarchicalLoss):
         "Leaf log-probabilities: a model that returns these takes any of the losses."
         z = self._checked(logits, logits, self.num_outputs, "node logits")
         index = self._on("parent", z).expand(len(z), -1)
-        top = z.new_full((len(z), len(self._tables["children"]) - 1), -torch.inf)
+        top = z.new_full((len(z), self.num_parents), -torch.inf)
         top = top.scatter_reduce(1, index, z.detach(), "amax")
         sums = torch.zeros_like(top).scatter_add(1, index, (z - top.gather(1, index)).exp())
         total = F.pad(z - (sums.log() + top).gather(1, index), (0, 1))  # the root: log 1

@@ -155,15 +155,15 @@ def check_levels(
 
 # %% ../nbs/17_targets.ipynb #9a8a59e4
 class Branches(NamedTuple):
-    "A tree as arrays: V node outputs, P parents with several children, B the most of them."
+    "A tree as arrays: V node outputs, and the ways from the root to the L leaves."
     edges: tuple  # (parent, child) of each of the V outputs
-    parent: np.ndarray  # (V,) int64: parent of each output, 0..P-1, rising
-    up: np.ndarray  # (V + 1,) int64: the output above, V at the top and for V itself
+    parent: np.ndarray  # (V,) int64: number of each output's parent, rising
+    ups: np.ndarray  # (I, V + 1) int64: the output 1, 2, 4, ... steps above; V is the root
     leaf: np.ndarray  # (L,) int64: output of each leaf
-    children: np.ndarray  # (P + 1, B) int64: outputs of each parent's children, then 0
-    there: np.ndarray  # (P + 1, B) bool: is it a child? In row P, which pads, one is
-    way: np.ndarray  # (L, W) int64: parents on the way to each leaf, then P
-    turn: np.ndarray  # (L, W) int64: which child is taken there, then 0
+    sisters: np.ndarray  # (L, S) int64: children of all parents on the way, then 0
+    step: np.ndarray  # (L, S) int64: at which of the W steps, W where it pads
+    taken: np.ndarray  # (L, S) float64: 1 for the child on the way, 0 for others, -1 pads
+    idle: np.ndarray  # (L, W + 1) float64: 1 where a way has no such step
 
 @lru_cache(maxsize=8)
 def branches(
@@ -188,29 +188,32 @@ def branches(
     up = np.array([above[edge] for edge in edges] + [len(edges)])
     leaf = np.array([top[(name,) if tree.children(name) else name] for name in tree.leaves])
     return Branches(tuple((a, a if b is None else b) for a, b in edges),
-                    np.array([place[a] for a, _ in edges]), up, leaf,
-                    *_padded([[number[a, b] for b in below[a]] for a in parents]),
-                    *_ways(leaf, up, [place[a] for a, _ in edges]))
+                    np.array([place[a] for a, _ in edges]), _doubled(up), leaf,
+                    *_ways(leaf.tolist(), up.tolist(), [place[a] for a, _ in edges]))
 
-# %% ../nbs/17_targets.ipynb #c0c80c5c
-def _padded(rows):
-    "Lists of numbers -> (rows + 1, longest) and which entries are there."
-    children = np.zeros((len(rows) + 1, max(map(len, rows))), np.int64)
-    there = np.zeros(children.shape, bool)
-    there[-1, 0] = True
-    for i, row in enumerate(rows): children[i, : len(row)], there[i, : len(row)] = row, True
-    return children, there
+# %% ../nbs/17_targets.ipynb #c9e6642c
+def _doubled(up):
+    "What is 1, 2, 4, ... steps above, until all have reached the root."
+    ups = [up]
+    while (ups[-1] < len(up) - 1).any(): ups.append(ups[-1][ups[-1]])
+    return np.stack(ups[:-1] or ups)
 
 def _ways(leaf, up, parent):
-    "Parents on the way to each leaf and the child taken at each, padded to one length."
-    first = np.unique(parent, return_index=True)[1]
+    "For each leaf the children of all parents on its way, padded to one length."
+    children = {}
+    for edge, node in enumerate(parent): children.setdefault(node, []).append(edge)
     ways = []
-    for edge in leaf.tolist():
+    for edge in leaf:
         ways.append([])
         while edge < len(parent):
-            ways[-1].append((parent[edge], edge - first[parent[edge]]))
-            edge = int(up[edge])
-    table = np.zeros((2, len(leaf), max(map(len, ways))), np.int64)
-    table[0] = len(first)
-    for i, way in enumerate(ways): table[:, i, : len(way)] = np.array(way[::-1]).T
-    return table
+            ways[-1].append((edge, children[parent[edge]]))
+            edge = up[edge]
+    length = max(sum(len(below) for _, below in way) for way in ways)
+    steps = max(map(len, ways))
+    sisters, step = np.zeros((len(leaf), length), np.int64), np.full((len(leaf), length), steps)
+    taken, idle = np.full(step.shape, -1.0), np.ones((len(leaf), steps + 1))
+    for i, way in enumerate(ways):
+        rows = [(s, n, s == edge) for n, (edge, below) in enumerate(way) for s in below]
+        sisters[i, : len(rows)], step[i, : len(rows)], taken[i, : len(rows)] = np.array(rows).T
+        idle[i, : len(way)] = 0
+    return sisters, step, taken, idle
