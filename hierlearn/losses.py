@@ -113,7 +113,7 @@ class SiblingSmoothing(HierarchicalLoss):
         **settings,  # reduction, check
     ):
         super().__init__(taxonomy, **settings)
-        self.mu, share = check_number(mu, "mu", low=0), sibling_targets(taxonomy)
+        self.mu, share = check_number(mu, "mu", 0, 1e6), sibling_targets(taxonomy)
         self._tables["targets"] = np.eye(len(share)) + self.mu * share
         entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(1)
         self._tables["constants"] = self.mu * entropy

@@ -53,7 +53,7 @@ def soft_targets(
     beta: float,  # sharpness, >= 0: 0 is uniform, large is one-hot
 ) -> np.ndarray:  # (L, L) float64, rows sum to 1
     "Soft labels proportional to exp(-beta * LCA height / height), Bertinetto et al. 2020."
-    beta = check_number(beta, "beta", low=0, advice="4 to 30 are usual")
+    beta = check_number(beta, "beta", 0, 1e6, advice="4 to 30 are usual")
     heights = taxonomy.lca_height_matrix() / max(1, taxonomy.height(taxonomy.root))
     weights = np.exp(-beta * heights)  # the diagonal is 1, so no row can vanish
     return weights / weights.sum(1, keepdims=True)
@@ -97,7 +97,7 @@ def hxe_weights(
     alpha: float,  # >= 0: 0 is cross-entropy
 ) -> np.ndarray:  # (L, D) float64, rows sum to 0
     "HXE as weights of the log-probabilities of the D nested sets, Bertinetto et al. 2020."
-    alpha = check_number(alpha, "alpha", low=0, advice="0.1 to 0.6 are usual")
+    alpha = check_number(alpha, "alpha", 0, 1e6, advice="0.1 to 0.6 are usual")
     tree = one_parent(taxonomy)
     weights = np.zeros((len(tree), 1 + _last_depth(tree)))
     for row, leaf in zip(weights, tree.leaves):
@@ -144,7 +144,7 @@ def check_levels(
     advice = "1 is under the root, the leaves come by themselves"
     depths = tuple(check_int(level, "level", 1, height - 1, advice) for level in given)
     if weights is None: weights = [1 / (len(depths) + 1)] * (len(depths) + 1)
-    weights = tuple(check_number(w, "weight of a level", low=0) for w in weights)
+    weights = tuple(check_number(w, "weight of a level", 0, 1e6) for w in weights)
     if len(weights) != len(depths) + 1 or not sum(weights):
         raise ValueError(f"weights must be {len(depths) + 1} numbers, not all 0, got {shown(weights)}; "
                          "one for each level, the last for the leaves")
