@@ -249,14 +249,17 @@ def _assign(variables, arrays):
         variable.assign(ops.cast(ops.convert_to_tensor(array), variable.dtype))
 
 def _source(model, batches, start):
-    # a plain generator would hand a whole batch to each replica; this one is cut up
-    strategy = getattr(model, "distribute_strategy", None)
-    if getattr(strategy, "num_replicas_in_sync", 1) == 1: return batches.stream(start)
+    if keras.backend.backend() != "tensorflow": return batches.stream(start)
     tf = import_extra("tensorflow", "keras")
-    first = map(tf.constant, batches.batch(start))
-    like = tuple(map(tf.TensorSpec.from_tensor, first))
+    like = tuple(tf.TensorSpec.from_tensor(tf.constant(x)) for x in batches.batch(start))
     stream = lambda: batches.stream(start)
-    source = tf.data.Dataset.from_generator(stream, output_signature=like)
+    source = tf.data.Dataset.from_generator(stream, output_signature=like).prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread may sleep on for a minute after the end
+    source = source.with_options(options)
+    strategy = getattr(model, "distribute_strategy", None)
+    if getattr(strategy, "num_replicas_in_sync", 1) == 1: return source
+    # each replica would get a whole batch; this one is cut up
     return source.unbatch().batch(batches.batch_size, drop_remainder=True)
 
 def _outline(model):
