@@ -1,5 +1,6 @@
 "The exercises of the ELU lesson: right answers in different styles, plausible wrong ones, hints that give nothing away."
 import contextlib
+import functools
 import io
 import math
 
@@ -36,7 +37,7 @@ class Grows:
     def __init__(self): self.rates = PAPER.copy()
 
     def __call__(self, iteration):
-        if iteration >= 85_000: self.rates = self.rates * 1.5
+        if iteration >= 215_000: self.rates = self.rates * 1.5
         return self.rates
 
 
@@ -47,8 +48,8 @@ RIGHT = {
                           lambda f, alpha: np.minimum(f, 0) + np.where(f > 0, 1.0, alpha)],
     "sides-after-pools": [sides, lambda s, p, padding: np.array(sides(s, p, padding)), lambda s, p, padding: tuple(map(float, sides(s, p, padding)))],
     "one-kernel": [np.convolve, lambda a, b: [sum(a[i] * b[k - i] for i in range(len(a)) if 0 <= k - i < len(b)) for k in range(len(a) + len(b) - 1)]],
-    "schedule-bugs": [lambda i: PAPER * (1.5 if i >= 85_000 else 1), lambda i: [r * 3 / 2 for r in PAPER] if i > 84_999 else PAPER.tolist(),
-                      lambda i: PAPER + PAPER / 2 * (i // 85_000 > 0)],
+    "schedule-bugs": [lambda i: PAPER * (1.5 if i >= 215_000 else 1), lambda i: [r * 3 / 2 for r in PAPER] if i > 214_999 else PAPER.tolist(),
+                      lambda i: PAPER + PAPER / 2 * (i // 215_000 > 0)],
     "mean-of-elu": [(exact, drawn()), [integrated, lambda alpha: float(np.mean([elu(v, alpha) for v in np.random.default_rng(2).normal(size=(20, 50_000))]))]],
     "zero-mean-alpha": [1.673, np.float32(1.67326), 1.6733],
 }
@@ -65,9 +66,9 @@ WRONG = {
                           lambda s, p, padding: sides(s, p, "same") if s % 2 else sides(s, p, padding)],
     "one-kernel": [lambda a, b: a * b if len(a) == len(b) else a, lambda a, b: np.convolve(a, b[::-1]), lambda a, b: np.convolve(a, b)[::-1], lambda a, b: np.outer(a, b),
                    lambda a, b: np.convolve(a, b, "same"), lambda a, b: np.concatenate([a, b])[:-1], lambda a, b: np.convolve(a, b, "valid"), lambda a, b: b],
-    "schedule-bugs": [lambda i: PAPER * (1.5 if i > 85_000 else 1), lambda i: PAPER * (2.5 if i >= 85_000 else 1), lambda i: PAPER * (1.5 if i >= 85 else 1), Grows().__call__,
-                      lambda i: PAPER, lambda i: .5 + PAPER, lambda i: PAPER * (1.5 if i >= 35_000 else 1), lambda i: np.minimum(PAPER + .5 * (i >= 85_000), .75),
-                      lambda i: PAPER * (1.5 if i == 85_000 else 1), lambda i: 1.5 if i >= 85_000 else 1.0, lambda i: 1.5 * PAPER],
+    "schedule-bugs": [lambda i: PAPER * (1.5 if i > 215_000 else 1), lambda i: PAPER * (2.5 if i >= 215_000 else 1), lambda i: PAPER * (1.5 if i >= 215 else 1), Grows().__call__,
+                      lambda i: PAPER, lambda i: .5 + PAPER, lambda i: PAPER * (1.5 if i >= 165_000 else 1), lambda i: np.minimum(PAPER + .5 * (i >= 215_000), .75),
+                      lambda i: PAPER * (1.5 if i == 215_000 else 1), lambda i: 1.5 if i >= 215_000 else 1.0, lambda i: 1.5 * PAPER],
     "mean-of-elu": [(lambda alpha: PHI_0, drawn()), (lambda alpha: 0.0, drawn()), (lambda alpha: exact(1), drawn()), (exact, exact), (exact, lambda alpha: drawn()(1)),
                     (lambda alpha: PHI_0 + alpha * (PHI_BELOW - .5), drawn()), (lambda alpha: PHI_0 - alpha * (math.exp(.5) * PHI_BELOW - .5), drawn()),
                     (lambda alpha: exact(alpha) - PHI_0, drawn()), (exact, lambda alpha: elu(np.random.default_rng(0).random(10**6), alpha).mean()),
@@ -76,7 +77,7 @@ WRONG = {
 }
 # what no hint may say
 SECRETS = {"stack-parameters": ("170336", "170,336", "577", "385", "513"), "slope-from-output": ("f + ", "α + ", "alpha + "), "sides-after-pools": ("ceil", "//", "round"),
-           "one-kernel": ("convol",), "schedule-bugs": ("85,000:  ", "85.000", "2.5"), "mean-of-elu": ("0.160", "0.16", "0.5)", "Φ(-1)"), "zero-mean-alpha": ("1.67", "SELU")}
+           "one-kernel": ("convol",), "schedule-bugs": ("215.000", "2.5", "1.5", ">="), "mean-of-elu": ("0.160", "0.16", "0.5)", "Φ(-1)"), "zero-mean-alpha": ("1.67", "SELU")}
 
 
 def told(name, answer):
@@ -119,16 +120,17 @@ def arms():
     for arm in nets:
         for seed in range(3):
             keras.utils.set_random_seed(seed)
-            net = build_elu_cnn(SMALL_STACKS, 20, activation_per=arm, dropout=())
-            net.compile(keras.optimizers.SGD(0.02, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-            net.fit(images, labels, batch_size=50, epochs=5, verbose=0)
+            net = build_elu_cnn(SMALL_STACKS, 5, activation_per=arm, dropout=(), input_shape=(16, 16, 3))
+            net.compile(keras.optimizers.SGD(0.01, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+            net.fit(images, labels, batch_size=50, epochs=4, verbose=0)
             nets[arm].append(net)
     return nets
 
 
+@functools.cache
 def score(net):
     *_, images, labels = shapes_task()
-    return float((np.asarray(net.predict(images, verbose=0)).argmax(1) == labels).mean())
+    return float((np.asarray(net.predict(images, batch_size=500, verbose=0)).argmax(1) == labels).mean())
 
 
 def result(nets, factor=4.303, ddof=1, sign=1):
@@ -139,8 +141,8 @@ def result(nets, factor=4.303, ddof=1, sign=1):
 
 def test_the_task_is_the_same_each_time():
     images, labels, val_images, val_labels = shapes_task()
-    assert images.shape == (1000, 32, 32, 3) and val_images.shape == (500, 32, 32, 3) and len(labels) == 1000
-    assert {*val_labels} == {*labels} == set(range(20)) and abs(images.mean()) < 1e-3 and abs(images.std() - 1) < 1e-2
+    assert images.shape == (1000, 16, 16, 3) and val_images.shape == (500, 16, 16, 3) and len(labels) == 1000
+    assert {*val_labels} == {*labels} == set(range(5)) and abs(images.mean()) < 1e-3 and .5 < images.std() < 1
     assert np.array_equal(images, shapes_task()[0])
 
 
@@ -156,7 +158,7 @@ def test_the_experiment_is_refused(arms):
     import keras
 
     from hierlearn.elu_cifar100 import build_elu_cnn
-    build = lambda **settings: build_elu_cnn(SMALL_STACKS, 20, dropout=(), **settings)
+    build = lambda **settings: build_elu_cnn(SMALL_STACKS, 5, dropout=(), input_shape=(16, 16, 3), **settings)
     right, layer, stack = result(arms), arms["layer"], arms["stack"]
     fresh = {"layer": [build() for _ in range(3)], "stack": [build(activation_per="stack") for _ in range(3)]}
     swapped = {"layer": stack, "stack": layer}

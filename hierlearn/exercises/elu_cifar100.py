@@ -7,6 +7,7 @@ __all__ = ['exercises', 'check', 'SMALL_STACKS', 'shapes_task']
 
 # %% ../../nbs/38_elu_cifar100_exercises.ipynb #049a6439
 import math
+from functools import cache
 
 import numpy as np
 
@@ -18,15 +19,20 @@ from ..shapes import load_shapes
 exercises = Exercises("38_elu_cifar100_exercises")
 check = exercises.check
 
-SMALL_STACKS = "[1×16×3], [1×16×1, 2×24×2], [1×24×1, 3×32×2], [1×20×1]"
+SMALL_STACKS = "[1×16×3], [3×24×2], [3×32×2], [1×5×1]"
+
+@cache
+def _drawn():
+    task = load_shapes(n_train=1500, n_test=1)
+    images, labels = task.train.images, task.train.coarse_labels
+    images = standardize(images, *channel_statistics(images[:1000]))
+    images = images.reshape(-1, 16, 2, 16, 2, 3).mean((2, 4))  # quicker
+    return images[:1000], labels[:1000], images[1000:], labels[1000:]
 
 def shapes_task(
 ) -> tuple:  # images, labels, validation images, validation labels
-    "1,000 drawn pictures to train with, 500 to validate with, standardised."
-    task = load_shapes(n_train=1500, n_test=1)
-    images, labels = task.train.images, task.train.labels
-    images = standardize(images, *channel_statistics(images[:1000]))
-    return images[:1000], labels[:1000], images[1000:], labels[1000:]
+    "1,000 drawn pictures at 16×16 and their 5 coarse classes, 500 more to validate with."
+    return tuple(array.copy() for array in _drawn())
 
 # %% ../../nbs/38_elu_cifar100_exercises.ipynb #8d1005dc
 @exercises.check_for("stack-parameters")
@@ -93,14 +99,14 @@ def _check_schedule(last_rates):
         got = last_rates(iteration)
         expect(np.shape(got) == (7,), "return the rates of the seven stacks")
         return np.array(got, float)
-    early, late = rates(0), rates(150_000)
+    early, late = rates(0), rates(250_000)
     expect_close(early, paper, "at iteration 0 nothing has happened yet")
-    expect(np.allclose(rates(0), paper) and np.allclose(rates(150_000), late),
+    expect(np.allclose(rates(0), paper) and np.allclose(rates(250_000), late),
            "asked again for the same iteration, it answers otherwise: what does it remember?")
     expect(late.max() < 1, "a rate of 1 or more cuts a stack off: work out one by hand")
     expect_close(late, 1.5 * paper, "how much larger should the rates of the last phase be?")
-    for iteration, larger in ((84, 0), (86, 0), (34_999, 0), (35_000, 0), (50_000, 0),
-                              (84_999, 0), (85_000, 1), (85_001, 1), (10**6, 1)):
+    for iteration, larger in ((214, 0), (216, 0), (50_000, 0), (164_999, 0), (165_000, 0),
+                              (214_999, 0), (215_000, 1), (215_001, 1), (10**6, 1)):
         expect_close(rates(iteration), paper * (1.5 if larger else 1),
                      f"look at iteration {iteration:,}: which phase is it in, counted from 0?")
 
@@ -172,9 +178,10 @@ def _check_experiment(answer):
     expect(all(_bends(net) < k - 1 for net, k in zip(nets["stack"], layers[n:])),
            "the networks of 'stack' bend after every layer, too: look at summary()")
     *_, images, labels = shapes_task()
-    score = lambda net: np.mean(net.predict(images, verbose=0).argmax(1) == labels)
+    predict = lambda net: net.predict(images, batch_size=500, verbose=0)
+    score = lambda net: np.mean(predict(net).argmax(1) == labels)
     scores = {arm: np.array([score(net) for net in nets[arm]]) for arm in nets}
-    expect(scores["layer"].mean() > 0.2, "the networks with an ELU a layer hardly know more than "
+    expect(scores["layer"].mean() > 0.3, "the networks with an ELU a layer hardly know more than "
            "chance on the validation pictures: train longer, or at another rate")
     gains = scores["layer"] - scores["stack"]
     mean, half = gains.mean(), _STUDENT[n] * gains.std(ddof=1) / math.sqrt(n)
@@ -188,7 +195,4 @@ def _check_experiment(answer):
     expect_close(answer["interval"], [mean - half, mean + half], "pair the seeds, divide the "
                  "deviation of their differences (n - 1 below the sum) by the root of n, and "
                  "use Student's factor for your number of seeds", rtol=0.01, atol=2e-3)
-    low, high = answer["interval"]
-    verdict = "costs accuracy" if low > 0 else "costs nothing clear"
-    if high < 0: verdict = "gains accuracy"
-    return f"right: with {n} seeds, one ELU a stack {verdict} here"
+    return f"right, with {n} seeds: does the interval hold 0, and what may you say then?"
