@@ -169,6 +169,8 @@ def _check_experiment(answer):
     expect(n >= 3, "one or two seeds have no interval: train at least three of each")
     expect(n <= 10, "at most ten seeds, please")
     every = nets["layer"] + nets["stack"]
+    expect(all(hasattr(net, "count_params") for net in every),
+           "give the trained networks themselves, a list of them for each arm")
     expect(len({*map(id, every)}) == 2 * n, "each seed has a network of its own")
     expect(len({net.count_params() for net in every}) == 1, "the arms should differ in where the "
            "ELUs are and in nothing else: one of the networks has another count of parameters")
