@@ -18,7 +18,7 @@ from hierlearn.records import read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = Path(str(resources.files("hierlearn"))) / "weights" / "elu_cifar100.safetensors"
-RECORD = ROOT / "nbs" / "results" / "elu_cifar100.quick.json"
+RECORD = ROOT / "nbs" / "results" / "elu_cifar100_train.quick.json"
 shipped = pytest.mark.skipif(not SHIPPED.exists(), reason="the long training has not left its weights yet: run it, then tools/ship_weights.py")
 SMALL = dict(stacks="[1×8×3], [2×8×2], [1×5×1]", num_classes=5, width=1.0, activation="elu", activation_per="layer",
              batch_norm=False, dropout=[0.0, 0.5], dropout_per="stack")
@@ -57,10 +57,10 @@ def test_a_missing_file_says_so(tmp_path):
 
 @shipped
 def test_file_and_card_are_of_the_record():
-    made, record = tool(), read_record("elu_cifar100", "quick", folder=RECORD.parent)
+    made, record = tool(), read_record("elu_cifar100_train", "quick", folder=RECORD.parent)
     about, arrays = read_weights(SHIPPED)
     assert SHIPPED.stat().st_size <= 6_000_000
-    assert (about["record"], about["record_sha256"], about["test_accuracy"]) == ("elu_cifar100.quick", made.digest(RECORD), record.metrics["test_accuracy"])
+    assert (about["record"], about["record_sha256"], about["test_accuracy"]) == ("elu_cifar100_train.quick", made.digest(RECORD), record.metrics["test_accuracy"])
     assert SHIPPED.with_suffix(".md").read_text("utf-8") == made.card(record, RECORD), "run python tools/ship_weights.py"
     model = load_pretrained()
     assert model.count_params() == record.metrics["parameters"] and model.output_shape == (None, 100)
@@ -71,7 +71,7 @@ def test_file_and_card_are_of_the_record():
 @pytest.mark.timeout(900)
 def test_it_reproduces_the_recorded_accuracy(cifar100_root):
     "1,000 test images, whitened by the statistics of the training images alone, against the logits of the record."
-    record, (about, _) = read_record("elu_cifar100", "quick", folder=RECORD.parent), read_weights(SHIPPED)
+    record, (about, _) = read_record("elu_cifar100_train", "quick", folder=RECORD.parent), read_weights(SHIPPED)
     data = load_cifar100(cifar100_root)
     train, _ = stratified_split(data.train.labels, about["validation"], seed=0)
     zca = ZCA(about["zca_epsilon"]).fit(global_contrast_normalization(data.train.images[train]))

@@ -12,7 +12,7 @@ from common import PACKAGE, RESULTS
 
 from hierlearn.records import read_record
 
-NAME, PROFILE = "elu_cifar100", "quick"
+NAME, RECORD, PROFILE = "elu_cifar100", "elu_cifar100_train", "quick"
 WEIGHTS = PACKAGE / "weights" / f"{NAME}.safetensors"
 # of the settings of the training, those that build the network
 NETWORK = ("stacks", "width", "activation", "activation_per", "batch_norm", "dropout")
@@ -54,9 +54,9 @@ def card(record, path):
     "The model card: every number is the record's."
     from hierlearn.elu_cifar100 import parse_stacks
     header, metrics = record.header, record.metrics
-    config = header["config"].get("train", header["config"])
+    config = header["config"]
     coarse = next((metrics[n] for n in metrics if n.startswith("coarse_accuracy") and isinstance(metrics[n], float)))
-    return CARD.format(file=WEIGHTS.name, name=NAME, profile=PROFILE, digest=digest(path), coarse=coarse,
+    return CARD.format(file=WEIGHTS.name, name=RECORD, profile=PROFILE, digest=digest(path), coarse=coarse,
         layers=sum(map(len, parse_stacks(config["stacks"]))) - 1, images=config["train_images"] or 50_000
         - config["validation"], epsilon=config["zca_epsilon"], minutes=(metrics.get("seconds") or header["seconds"])/60,
         **{n: config[n] for n in ("width", "validation", "epochs", "batch_size")},
@@ -70,14 +70,14 @@ def ship(source, record, path):
 
     from hierlearn.elu_cifar100 import build_elu_cnn
     from hierlearn.models import load_weights, save_weights
-    config = record.header["config"].get("train", record.header["config"])
+    config = record.header["config"]
     per = "layer" if config["schedule"] == "paper" else "stack"
     network = {name: config[name] for name in NETWORK} | {"num_classes": 100, "dropout_per": per}
     model = build_elu_cnn(**network)
     if Path(source).suffix == ".keras":
         model.set_weights(keras.models.load_model(source, compile=False, safe_mode=True).get_weights())
     else: load_weights(source, model)
-    about = dict(network=network, record=f"{NAME}.{PROFILE}", record_sha256=digest(path), data=record.header["data"],
+    about = dict(network=network, record=f"{RECORD}.{PROFILE}", record_sha256=digest(path), data=record.header["data"],
         data_sha256=record.header["data_sha256"], zca_epsilon=config["zca_epsilon"], validation=config["validation"],
         test_accuracy=record.metrics["test_accuracy"], licence="Apache-2.0")
     with tempfile.TemporaryDirectory() as folder:  # too large a file must not replace a good one
@@ -87,7 +87,7 @@ def ship(source, record, path):
 
 
 if __name__ == "__main__":
-    record, path = read_record(NAME, PROFILE, folder=RESULTS), RESULTS/f"{NAME}.{PROFILE}.json"
+    record, path = read_record(RECORD, PROFILE, folder=RESULTS), RESULTS/f"{RECORD}.{PROFILE}.json"
     if sys.argv[1:]:
         found = ship(sys.argv[1], record, path)
         print(f"{found.name}: {found.stat().st_size/1e6:.2f} MB")
