@@ -36,7 +36,7 @@ model = load_pretrained()  # (N, 32, 32, 3) whitened -> (N, 100) logits
 | Input | global contrast normalisation, then ZCA with epsilon {epsilon:g} fitted on the training images; \
 `hierlearn.experiments.elu_cifar100.prepare` does both |
 | Training | {epochs} epochs of batches of {batch_size}, seed {seed}, {precision}, {minutes:.0f} minutes on {threads} \
-threads of {processor} |
+thread(s) of {processor} |
 | Test accuracy, 100 classes | {test_accuracy:.4f} |
 | Test accuracy, 20 superclasses | {coarse:.4f} |
 | Validation accuracy | {validation_accuracy:.4f} (the best epoch's, which was chosen by it) |
