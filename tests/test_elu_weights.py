@@ -19,7 +19,6 @@ from hierlearn.records import read_record
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = Path(str(resources.files("hierlearn"))) / "weights" / "elu_cifar100.safetensors"
 RECORD = ROOT / "nbs" / "results" / "elu_cifar100_train.quick.json"
-shipped = pytest.mark.skipif(not SHIPPED.exists(), reason="the long training has not left its weights yet: run it, then tools/ship_weights.py")
 SMALL = dict(stacks="[1×8×3], [2×8×2], [1×5×1]", num_classes=5, width=1.0, activation="elu", activation_per="layer",
              batch_norm=False, dropout=[0.0, 0.5], dropout_per="stack")
 
@@ -55,7 +54,6 @@ def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file .*none"): load_pretrained(tmp_path / "none")
 
 
-@shipped
 def test_file_and_card_are_of_the_record():
     made, record = tool(), read_record("elu_cifar100_train", "quick", folder=RECORD.parent)
     about, arrays = read_weights(SHIPPED)
@@ -67,7 +65,6 @@ def test_file_and_card_are_of_the_record():
     assert not [layer for layer in model.layers if "norm" in layer.name]
 
 
-@shipped
 @pytest.mark.timeout(900)
 def test_it_reproduces_the_recorded_accuracy(cifar100_root):
     "1,000 test images, whitened by the statistics of the training images alone, against the logits of the record."
