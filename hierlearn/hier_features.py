@@ -33,7 +33,7 @@ from torch import nn
 
 # %% ../nbs/51_hier_features.ipynb #7a03f1a6
 class Still:
-    "What a frozen module has as its `train`: whatever is asked, it stays in evaluation."
+    "What a frozen module has as its `train`: it stays in evaluation."
     def __init__(
         self,
         module: nn.Module,  # the one that is frozen
@@ -46,7 +46,7 @@ def freeze(
     network: nn.Module,  # changed in place
     last: int = 0,  # blocks at its end that stay free
 ) -> nn.Module:  # the same one
-    "No gradients, and evaluation for good: batch norm's statistics and dropout stand still."
+    "No gradients, and evaluation for good: batch norm and dropout stand still."
     unfreeze(network)
     parts = blocks(network)
     check_int(last, "last", 0, len(parts), "see blocks(network)")
@@ -75,7 +75,7 @@ def is_frozen(
 def blocks(
     network: nn.Module,
 ) -> list[tuple[str, nn.Module]]:  # names and modules, the input's first
-    "Its parts with weights in order; lists and sequences of parts are opened, one level."
+    "Its parts with weights, in order; lists and sequences of parts are opened."
     found = []
     for name, part in network.named_children():
         opened = isinstance(part, (nn.ModuleList, nn.Sequential))
@@ -97,7 +97,7 @@ def state_digest(
 # %% ../nbs/51_hier_features.ipynb #a0ccb40f
 class Features(NamedTuple):
     "What `extract_features` gives."
-    values: np.ndarray  # (n, D) float32; (n, 1 + views, D) with views, the plain one first
+    values: np.ndarray  # (n, D) float32; with views (n, 1 + views, D), the plain one first
     kept: np.ndarray  # (n,) int64: positions of the pictures that could be read
     skipped: tuple  # (position, message) of the others
 
@@ -134,11 +134,13 @@ def extract_features(
         raise ValueError("cache= keeps features of a frozen backbone: freeze(backbone) first")
     path = Path(cache) / f"features_{_key(backbone, pictures, settings)}.npz"
     try: return _read(path)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile): pass  # none, or damaged
+    except _UNREAD: pass  # none yet, or a damaged one
     found = _extract(backbone, pictures, batch_size, *settings)
     return _write(path, found)
 
 # %% ../nbs/51_hier_features.ipynb #794f0df8
+_UNREAD = OSError, ValueError, KeyError, EOFError, BadZipFile
+
 def _checked(backbone, pictures, batch_size, views, errors):
     "The network itself, and pictures as a list."
     if isinstance(backbone, HierNet): backbone = backbone.backbone
@@ -149,7 +151,7 @@ def _checked(backbone, pictures, batch_size, views, errors):
     check_int(views, "views", 0)
     check_choice(errors, "errors", ("refuse", "skip"))
     one = isinstance(pictures, (str, os.PathLike, Image.Image))
-    if one or isinstance(pictures, np.ndarray) and pictures.ndim < 4: pictures = [pictures]
+    if one or getattr(pictures, "ndim", 4) < 4: pictures = [pictures]
     if pictures := list(pictures): return backbone, pictures
     raise ValueError("there is no picture; pass at least one")
 
@@ -170,7 +172,8 @@ def _extract(backbone, pictures, batch_size, network, image_size, views, seed, e
             batch += [picture_batch(random_view(image, rng), network, image_size, 1.0)
                       for _ in range(views)]
             kept.append(i)
-        if batch: values.append(_finite(outputs(backbone, np.concatenate(batch), batch_size)))
+        if not batch: continue
+        values.append(_finite(outputs(backbone, np.concatenate(batch), batch_size)))
     if skipped: _warn(skipped, len(pictures))
     values = np.concatenate(values).astype(np.float32)
     if views: values = values.reshape(len(kept), 1 + views, -1)
@@ -197,7 +200,7 @@ def _key(backbone, pictures, settings):
             path = Path(picture)
             # a path that leads nowhere is refused or skipped as the picture is read
             content = path.read_bytes() if path.is_file() else str(path).encode()
-        else: content = np.asarray(picture).tobytes() + shown(np.shape(picture)).encode()
+        else: content = f"{np.shape(picture)}".encode() + np.asarray(picture).tobytes()
         sha.update(hashlib.sha256(content).digest())
     return sha.hexdigest()[:20]
 
@@ -224,7 +227,8 @@ def predict(
 ) -> np.ndarray:  # (N, L) float32: leaf probabilities, rows sum to 1
     "Leaf probabilities of pictures or features; the model's modes are as before."
     array = isinstance(pictures, np.ndarray) and pictures.dtype.kind == "f"
-    if not array: pictures = extract_features(model, pictures, batch_size, **options).values
+    if not array:
+        pictures = extract_features(model, pictures, batch_size, **options).values
     features = check_features(pictures, model.num_features)
     return np.exp(outputs(_HeadOnly(model), features, 4096))
 
@@ -245,7 +249,8 @@ def check_features(
     "Features as a finite matrix; `ValueError` says what is wrong."
     found = np.asarray(features)
     if found.ndim == 1: found = found[None]
-    if found.dtype.kind not in "fiu" or found.ndim != 2 or found.shape[1] != num_features:
+    numbers = found.dtype.kind in "fiu" and found.ndim == 2
+    if not numbers or found.shape[1] != num_features:
         raise ValueError(f"{name} must have shape (N, {num_features}), got {shown(features)}; "
                          "extract_features gives them")
     if not len(found): raise ValueError(f"{name} hold no row; pass at least one")
@@ -269,5 +274,6 @@ def splitter(
     model: HierNet,
 ) -> list:  # lists of parameters that are learned: backbone first, head last
     "Groups of parameters for fastai's discriminative rates; frozen ones are left out."
-    free = [p for p in model.backbone.parameters() if p.requires_grad] if model.backbone else []
+    trunk = model.backbone.parameters() if model.backbone is not None else ()
+    free = [p for p in trunk if p.requires_grad]
     return [part for part in (free, [*model.head.parameters()]) if part]

@@ -35,7 +35,7 @@ def save_model(
                for name, value in model.state_dict().items()
                if backbone or not name.startswith("backbone.")}
     if bad := [name for name, value in tensors.items() if not value.isfinite().all()]:
-        raise ValueError(f"{bad[0]} holds NaN or infinity; the training diverged, nothing was saved")
+        raise ValueError(f"{bad[0]} holds NaN or infinity; the training diverged, nothing is saved")
     kept, trunk = model.new_classes, model.backbone
     note = json.dumps({
         "format": 1, "taxonomy": (kept.base if kept else model.taxonomy).to_json(),
@@ -51,9 +51,9 @@ def save_model(
 # %% ../nbs/54_hier_files.ipynb #de423905
 def load_model(
     path: str | os.PathLike,  # file of `save_model`
-    backbone: torch.nn.Module | None = None,  # of the saved kind; None: the model of features
+    backbone: torch.nn.Module | None = None,  # of the saved kind; None: for features
 ) -> HierNet:  # in evaluation mode
-    "Read a model without running anything that the file brings; `ValueError` if it changed."
+    "Read a model and run nothing that the file brings; `ValueError` if it changed."
     path = _checked(path)
     if not path.is_file(): raise FileNotFoundError(f"no file {path}; write it with save_model")
     try: tensors, note, digest = _read(path)
@@ -101,7 +101,8 @@ def _built(about, tensors, backbone):
     if backbone is not None and not has:
         if state_digest(model.backbone) != about["backbone"]:
             raise KeyError("backbone= has other weights than the one the head was trained on")
-        tensors = tensors | {f"backbone.{n}": v for n, v in model.backbone.state_dict().items()}
+        trunk = model.backbone.state_dict().items()
+        tensors = tensors | {f"backbone.{name}": value for name, value in trunk}
     if about["added"] is not None:
         kept = model.new_classes = NewClasses(base, model.num_features)
         for name in ("rows", "constants", "examples"):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'FAR', 'FlatHead', 'layers', 'TwoBranchHead', 'sibling_log_softmax', 'FactorisedHead', 'families_and_paths',
-           'HierNet', 'as_backbone', 'standardise', 'WithParents', 'two_level_loss', 'contradictions']
+           'HierNet', 'as_backbone', 'standardise', 'contradictions', 'WithParents', 'two_level_loss']
 
 # %% ../nbs/50_hier_resnet.ipynb #0054e6fe
 import copy
@@ -27,12 +27,13 @@ class FlatHead(nn.Module):
         self,
         features: int,  # D
         taxonomy: Taxonomy,  # L leaves
-        hidden: int | None = None,  # width of a layer with ReLU before; None: no such layer
+        hidden: int | None = None,  # width of a layer with ReLU before; None: none
     ):
         super().__init__()
         self.leaf = layers(features, hidden, len(taxonomy))
 
-    def forward(self, x): return self.leaf(x).log_softmax(1), None  # no parent of its own
+    # no parent of its own
+    def forward(self, x): return self.leaf(x).log_softmax(1), None
 
 # %% ../nbs/50_hier_resnet.ipynb #3f906b73
 def layers(
@@ -42,11 +43,12 @@ def layers(
 ) -> nn.Module:
     "One linear layer, or two with a ReLU between them."
     if hidden is None: return nn.Linear(features, outputs)
-    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+    first, last = nn.Linear(features, hidden), nn.Linear(hidden, outputs)
+    return nn.Sequential(first, nn.ReLU(), last)
 
 # %% ../nbs/50_hier_resnet.ipynb #60a2e2a5
 class TwoBranchHead(nn.Module):
-    "The source's wiring: features (N, D) -> leaf (N, L), parent (N, G) log-probabilities."
+    "The source's wiring: (N, D) -> leaf (N, L), parent (N, G) log-probabilities."
     def __init__(
         self,
         features: int,  # D
@@ -56,7 +58,8 @@ class TwoBranchHead(nn.Module):
     ):
         super().__init__()
         groups, hidden = len(taxonomy.cut(1)), hidden or 512
-        self.child, self.parent = nn.Linear(features, hidden), nn.Linear(features, groups)
+        self.child = nn.Linear(features, hidden)
+        self.parent = nn.Linear(features, groups)
         self.parent_wide = nn.Linear(groups, 128)
         self.leaf = nn.Linear(hidden + 128, len(taxonomy))
         self.bend = nn.ReLU() if bend else nn.Identity()
@@ -85,7 +88,7 @@ class FactorisedHead(nn.Module):
         self,
         features: int,  # D
         taxonomy: Taxonomy,  # a tree of any depth, even or not
-        hidden: int | None = None,  # width of a layer with ReLU before; None: no such layer
+        hidden: int | None = None,  # width of a layer with ReLU before; None: none
     ):
         super().__init__()
         family, paths = families_and_paths(taxonomy)
@@ -95,14 +98,14 @@ class FactorisedHead(nn.Module):
 
     def forward(self, x):
         steps = sibling_log_softmax(self.node(x), self.family)
-        steps = functional.pad(steps, (0, 1))  # a last column of zeros: the root is certain
+        steps = functional.pad(steps, (0, 1))  # a last column: the root is certain
         return steps[:, self.paths].sum(2), None
 
 # %% ../nbs/50_hier_resnet.ipynb #0ca2b90c
 def families_and_paths(
     taxonomy: Taxonomy,  # a tree
 ) -> tuple[np.ndarray, np.ndarray]:  # family (M,), paths (L, depth); int64
-    "Of the M nodes below the root: number of the parent; nodes above each leaf, M fills up."
+    "Number of the parent of each of M nodes; the way to each leaf, filled up with M."
     nodes = taxonomy.nodes[1:]
     several = [node for node in nodes if len(taxonomy.parents(node)) > 1]
     if several:
@@ -112,7 +115,8 @@ def families_and_paths(
                          "classes without children: give it a child of its own")
     number = {node: i for i, node in enumerate(taxonomy.nodes)}
     family = np.array([number[taxonomy.parents(node)[0]] for node in nodes], np.int64)
-    paths = np.full((len(taxonomy), taxonomy.height(taxonomy.root)), len(nodes), np.int64)
+    size = len(taxonomy), taxonomy.height(taxonomy.root)
+    paths = np.full(size, len(nodes), np.int64)
     for row, leaf in zip(paths, taxonomy.leaves):
         way = [node for node in taxonomy.ancestors(leaf, True) if node != taxonomy.root]
         row[: len(way)] = [number[node] - 1 for node in way]
@@ -130,10 +134,10 @@ class HierNet(nn.Module):
     "A backbone and a head: pictures or features -> (N, L) leaf log-probabilities."
     def __init__(
         self,
-        backbone: nn.Module | None,  # gives logits or features; None: the input is features
+        backbone: nn.Module | None,  # gives logits or features; None: features come in
         taxonomy: Taxonomy,  # its leaves are the outputs, in their order
         head: str = "factorised",  # one of HEADS
-        num_features: int | None = None,  # D; None: what the backbone's last layer takes
+        num_features: int | None = None,  # D; None: what its last layer takes
         hidden: int | None = None,  # see the heads
     ):
         super().__init__()
@@ -142,7 +146,7 @@ class HierNet(nn.Module):
         self.backbone, self.num_features = as_backbone(backbone, num_features)
         self.kind, self.hidden = head, hidden
         self.head = HEADS[head](self.num_features, taxonomy, hidden)
-        self.new_classes = None  # what `hierlearn.new_class` needs, and the classes added
+        self.new_classes = None  # of `hierlearn.new_class`
         self.register_buffer("shift", torch.zeros(self.num_features))
         self.register_buffer("scale", torch.ones(()))
         self.set_taxonomy(taxonomy)
@@ -159,7 +163,7 @@ class HierNet(nn.Module):
         return x if x.ndim == 2 or self.backbone is None else self.backbone(x)
 
     def both(self, x):
-        "Leaf (N, L) and parent (N, G) log-probabilities; parents by their own head if any."
+        "Leaf (N, L) and parent (N, G) log-probabilities, by a parent's head if any."
         x = self.features(x)
         leaf, parent = self.head((x - self.shift) / self.scale)
         if self.new_classes is not None: leaf = self.new_classes(x, leaf)
@@ -169,8 +173,9 @@ class HierNet(nn.Module):
         return leaf, functional.pad(parent, (0, unknown), value=-torch.inf)
 
     def summed(self, leaf):
-        "Leaf (N, L) -> parent (N, G) log-probabilities: what the leaves say of the parents."
-        inside = self.groups == torch.arange(len(self.parents), device=leaf.device)[:, None]
+        "Leaf (N, L) -> parent (N, G) log-probabilities: the leaves below, added up."
+        numbers = torch.arange(len(self.parents), device=leaf.device)
+        inside = self.groups == numbers[:, None]
         return leaf[:, None].where(inside, -torch.inf).logsumexp(2)
 
     def forward(self, x): return self.both(x)[0]
@@ -205,7 +210,7 @@ def standardise(
     model: HierNet,  # its buffers `shift` and `scale` change
     features: np.ndarray,  # (N, D) training features
 ) -> HierNet:  # the same one
-    "Let a head see features of mean 0 and mean square 1, as these are: one affine map more."
+    "Let a head see features with mean 0 and mean square 1: one affine map more."
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or features.shape[1] != model.num_features:
         raise ValueError(f"features must have shape (N, {model.num_features}), "
@@ -218,8 +223,20 @@ def standardise(
     model.scale.fill_(scale)
     return model
 
+# %% ../nbs/50_hier_resnet.ipynb #054230f9
+@torch.inference_mode()
+def contradictions(
+    model: HierNet,
+    x: torch.Tensor,  # pictures (N, 3, S, S) or features (N, D)
+) -> np.ndarray:  # (N,) bool
+    "Where the parent's head and the leaves, added up, answer different parents."
+    training = model.training
+    try: leaf, parent = model.eval().both(x)
+    finally: model.train(training)
+    return (parent.argmax(1) != model.summed(leaf).argmax(1)).cpu().numpy()
+
 # %% ../nbs/50_hier_resnet.ipynb #1e446148
-FAR = 100.0  # lower than any leaf's largest log-probability, for fewer than e¹⁰⁰ leaves
+FAR = 100.0  # the largest log-probability of L leaves is over -log L
 
 class WithParents(nn.Module):
     "A HierNet that says both levels at once, to train with `two_level_loss`."
@@ -249,15 +266,3 @@ def two_level_loss(
         parents = functional.nll_loss(parent, above)
         return functional.nll_loss(leaf, labels) + weight * parents
     return loss
-
-# %% ../nbs/50_hier_resnet.ipynb #054230f9
-@torch.inference_mode()
-def contradictions(
-    model: HierNet,
-    x: torch.Tensor,  # pictures (N, 3, S, S) or features (N, D)
-) -> np.ndarray:  # (N,) bool
-    "Where the parent's head and the leaves, added up, answer different parents."
-    training = model.training
-    try: leaf, parent = model.eval().both(x)
-    finally: model.train(training)
-    return (parent.argmax(1) != model.summed(leaf).argmax(1)).cpu().numpy()

@@ -35,7 +35,7 @@ def unit(
 def imprint(
     units: np.ndarray,  # (k, D) of `unit`, pictures of one class
 ) -> np.ndarray:  # (D,) of length 1
-    "The row of a class: the mean of its directions, made as long as one (Qi et al. 2018)."
+    "The row of a class: the mean of its directions, of length 1 (Qi et al. 2018)."
     mean = units.mean(0)
     return mean / np.maximum(np.linalg.norm(mean), 1e-12)
 
@@ -111,14 +111,15 @@ class NewClasses(nn.Module):
         self.base, self.added = base, []  # (name, parent, under or None)
         self.register_buffer("centre", torch.zeros(num_features))
         self.register_buffer("known", torch.zeros(len(base), num_features))
-        self.register_buffer("offsets", torch.zeros(len(COUNTS)))  # one for each of COUNTS
+        self.register_buffer("offsets", torch.zeros(len(COUNTS)))
         self.register_buffer("sharpness", torch.ones(()))
-        self.register_buffer("examples", torch.zeros(0, num_features, dtype=torch.float16))
+        examples = torch.zeros(0, num_features, dtype=torch.float16)
+        self.register_buffer("examples", examples)
         self.register_buffer("rows", torch.zeros(0, num_features))
         self.register_buffer("constants", torch.zeros(0))
 
     def forward(self, features, leaf):
-        "Features (N, D), log-probabilities (N, L) -> (N, L + A): each new class takes its share."
+        "Features (N, D), log-probabilities (N, L) -> (N, L + A): new ones take shares."
         if not self.added: return leaf
         units = nn.functional.normalize(features - self.centre)
         known = (units @ self.known.T).amax(1, keepdim=True)
@@ -135,7 +136,7 @@ def remember(
     keep: int = 10,  # pictures of each class whose directions are kept, for "finetune"
     seed: int = 0,  # of the calibration's draws
 ) -> HierNet:  # the same one
-    "Keep what a new class needs: centre, rows of the known classes, constants for each k."
+    "Keep what a new class needs: centre, rows of known classes, a constant for each k."
     check_number(price, "price", above=0, below=1)
     check_int(keep, "keep", 0)
     base = model.taxonomy if model.new_classes is None else model.new_classes.base
@@ -151,19 +152,21 @@ def remember(
     smallest = np.bincount(labels).min()
     if smallest < 2:
         raise ValueError("a class has one picture, which leaves none to calibrate with; pass two")
-    offsets = [calibrate(units, labels, min(k, smallest - 1), price, seed) for k in COUNTS]
+    counts = [min(k, smallest - 1) for k in COUNTS]
+    offsets = [calibrate(units, labels, k, price, seed) for k in counts]
     kept.centre.copy_(torch.from_numpy(centre))
     kept.known.copy_(torch.from_numpy(known))
     kept.offsets.copy_(torch.tensor(offsets))
     kept.sharpness.fill_(_sharpness(units, labels, known))
-    some = np.concatenate([np.flatnonzero(labels == c)[:keep] for c in range(len(base))])
+    some = [np.flatnonzero(labels == c)[:keep] for c in range(len(base))]
+    some = np.concatenate(some)
     kept.examples = torch.from_numpy(units[some].astype(np.float16))
     model.new_classes = kept.to(model.shift.device)
     model.set_taxonomy(base)
     return model
 
 def _sharpness(units, labels, known):
-    "The factor with which cosines are the most likely logits of the pictures' own classes."
+    "The factor with which cosines are the most likely logits of the pictures' classes."
     cosines = units @ known.T
     cosines[np.arange(len(units)), labels] = _own_cosine(units, labels)
     def loss(factor):
@@ -173,7 +176,7 @@ def _sharpness(units, labels, known):
         return (total - z[np.arange(len(z)), labels]).mean()
     return float(min(np.geomspace(2, 100, 40), key=loss))
 
-# %% ../nbs/52_new_class.ipynb #10e055e2
+# %% ../nbs/52_new_class.ipynb #a9172100
 def add_class(
     model: HierNet,  # after `remember`; changed in place, or not at all
     name: str,  # of the new class
@@ -184,7 +187,7 @@ def add_class(
     under: str | None = None,  # makes the parent, which is new, below this node
     **options,  # errors=, network=, image_size= of `extract_features`
 ) -> HierNet:  # the same one; the class is the last of its leaves
-    "A class more from a few pictures, in a moment; `ValueError` leaves the model as it was."
+    "A class more from a few pictures; `ValueError` leaves the model as it was."
     check_choice(method, "method", ("imprint", "finetune"))
     kept = _kept(model)
     taxonomy = _with(model.taxonomy, name, parent, under)
@@ -196,13 +199,15 @@ def add_class(
     if method == "finetune": row = _finetuned(kept, row, constant, units)
     changed = copy.deepcopy(kept)
     changed.rows = torch.cat([kept.rows, kept.rows.new_tensor(row)[None]])
-    changed.constants = torch.cat([kept.constants, kept.constants.new_tensor([constant])])
+    constant = kept.constants.new_tensor([constant])
+    changed.constants = torch.cat([kept.constants, constant])
     made = [u for _, p, u in kept.added if p == parent]  # by a class that may go first
     changed.added = [*kept.added, (name, parent, made[0] if made else under)]
     model.new_classes = changed
     model.set_taxonomy(taxonomy)
     return model
 
+# %% ../nbs/52_new_class.ipynb #6675ef58
 def remove_class(
     model: HierNet,  # changed in place
     name: str,  # of a class that was added
@@ -277,8 +282,9 @@ def _with(taxonomy, name, parent, under):
         raise ValueError(f"a class needs a name, got {shown(name)}; pass some text")
     if name in taxonomy:
         raise ValueError(f"{name!r} is in the taxonomy already; choose another name")
-    edges, parent_known = list(taxonomy.edges()), isinstance(parent, str) and parent in taxonomy
-    if not parent_known and (under is None or not isinstance(parent, str) or not parent.strip()):
+    edges, named = list(taxonomy.edges()), isinstance(parent, str) and parent.strip()
+    parent_known = named and parent in taxonomy
+    if not parent_known and (under is None or not named):
         hint = near(parent, taxonomy.nodes)
         raise ValueError(f"no group {shown(parent)} in the taxonomy{hint}; "
                          "correct it, or pass under= to make it")
@@ -291,7 +297,8 @@ def _with(taxonomy, name, parent, under):
     elif not taxonomy.children(parent):
         raise ValueError(f"{parent!r} is a class, not a group; pass one of its parents, "
                          f"{taxonomy.parents(parent)[0]!r} for example")
-    return Taxonomy.from_edges([*edges, (parent, name)], leaves=[*taxonomy.leaves, name])
+    leaves = [*taxonomy.leaves, name]
+    return Taxonomy.from_edges([*edges, (parent, name)], leaves=leaves)
 
 def _features(model, images, k, options):
     "The first k feature vectors of the new class, as a finite matrix."
