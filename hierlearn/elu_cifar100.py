@@ -199,8 +199,9 @@ def widen(
     raise ValueError(f"width {width} leaves a layer without units; make it wider")
 
 # %% ../nbs/30_elu_cifar100.ipynb #782ed48d
-def _check_stacks(stacks, dropout, input_shape):
-    "The last stack is one 1×1 layer; no rate beyond the stacks; a picture's shape."
+def _check_network(stacks, dropout, input_shape, alpha):
+    "A rate for each stack but the last, which is one 1×1 layer: the classifier."
+    check_number(alpha, "alpha", above=0)
     *hidden, last = _stacks(stacks)
     if len(last) != 1 or last[0].field != 1:
         raise ValueError("the last stack is the classifier, one 1×1 layer; end with [1×100×1]")
@@ -213,6 +214,7 @@ def _check_stacks(stacks, dropout, input_shape):
     if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
         raise ValueError(f"input_shape must be three numbers, got {shown(input_shape)}; {advice}")
     for n in input_shape: check_int(n, "a part of input_shape", 1, advice=advice)
+    return (*rates, *[0.0] * len(hidden))[: len(hidden)]
 
 def _settings(num_classes, l2, precision, activation_per, dropout_per):
     "Check the settings; what all convolutions share, and the policy of the layers."
@@ -243,27 +245,23 @@ def build_elu_cnn(
     input_shape: tuple = (32, 32, 3),  # of a picture
 ) -> keras.Model:  # (N, 32, 32, 3) whitened -> logits (N, num_classes) float32
     "The paper's network of stacks of convolutions; `ValueError` for bad settings."
-    _check_stacks(stacks, dropout, input_shape)
+    rates = _check_network(stacks, dropout, input_shape, alpha)
     stacks = widen(stacks, width)
     shared, policy = _settings(num_classes, l2, precision, activation_per, dropout_per)
     unit = ACTIVATIONS[check_choice(activation, "activation", ACTIVATIONS)]
-    check_number(alpha, "alpha", above=0)
     x = inputs = keras.Input(input_shape, name="image")
-    for i, stack in enumerate(stacks[:-1]):
-        rate = dropout[i] if i < len(dropout) else 0
-        for j, (units, field) in enumerate(stack):
-            name, last = f"{i + 1}_{j + 1}", j == len(stack) - 1
+    for i, (stack, rate) in enumerate(zip(stacks, rates), 1):
+        for j, (units, field) in enumerate(stack, 1):
+            name, last = f"{i}_{j}", j == len(stack)
             active = last or activation_per == "layer"
-            # He's variance makes up for the half that a unit cuts off; without it 1 / n
             own = {"use_bias": not batch_norm, "name": f"conv{name}",
                    "kernel_initializer": "he_normal" if active else "lecun_normal"}
             x = layers.Conv2D(units, field, **{**shared, **own})(x)
             if batch_norm: x = FusedBatchNorm(name=f"norm{name}", dtype=policy)(x)
             if active: x = unit(alpha, name=f"unit{name}", dtype=policy)(x)
-            if last: x = layers.MaxPooling2D(2, 2, "same", name=f"pool{i + 1}", dtype=policy)(x)
+            if last: x = layers.MaxPooling2D(2, 2, "same", name=f"pool{i}", dtype=policy)(x)
             if rate and (last or dropout_per == "layer"):
-                at_first = rate if last else 0.0
-                x = ScheduledDropout(at_first, name=f"dropout{name}", dtype=policy)(x)
+                x = ScheduledDropout(rate * last, name=f"dropout{name}", dtype=policy)(x)
     shared["dtype"] = "float32"
     x = layers.Conv2D(num_classes, 1, name="classifier", **shared)(x)
     return keras.Model(inputs, layers.GlobalAveragePooling2D(dtype="float32")(x), name="elu_cnn")
