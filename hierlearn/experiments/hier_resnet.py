@@ -25,8 +25,8 @@ from ..hier_fitting import (
     fold_numbers, judge, known_to_imagenet, level, prediction_cost, view_rows, wilson)
 from ..hier_features import random_view
 from ..models import load_efficientnet_lite0, load_resnet18, picture_batch
-from ..preprocessing import random_crop
 from ..new_class import add_class, remember
+from ..preprocessing import random_crop
 from ..records import paired_difference
 from ..report import evaluate
 from ..runs import Experiment, Job, Result, Stage
