@@ -14,7 +14,7 @@ from hierlearn.datasets import load_cifar100, stratified_split
 from hierlearn.elu_cifar100 import build_elu_cnn, load_pretrained
 from hierlearn.models import read_weights, save_weights
 from hierlearn.preprocessing import ZCA, global_contrast_normalization
-from hierlearn.records import read_record
+from hierlearn.records import Record, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = Path(str(resources.files("hierlearn"))) / "weights" / "elu_cifar100.safetensors"
@@ -52,6 +52,32 @@ def test_files_of_other_networks_are_refused(tmp_path, notes):
 
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file .*none"): load_pretrained(tmp_path / "none")
+
+
+@pytest.fixture
+def trained(tmp_path):
+    "The tool with folders of its own, the record of a training, and what the training left."
+    made, network = tool(), {**SMALL, "num_classes": 100, "stacks": "[1×8×3], [2×8×2], [1×100×1]"}
+    made.WEIGHTS = tmp_path / "weights" / "elu_cifar100.safetensors"
+    config = {**network, "schedule": "cosine", "train_images": None, "validation": 5000, "zca_epsilon": 0.1, "epochs": 3, "batch_size": 100}
+    header = {"name": "elu_cifar100_train", "profile": "quick", "config": config, "data": "cifar100", "data_sha256": "1", "commit": "2", "date": "2026-01-01",
+              "seed": 0, "precision": "bfloat16", "threads": 2, "processor": "some", "seconds": 90.0}
+    metrics = {"parameters": 1234, "test_accuracy": 0.61234, "validation_accuracy": 0.6, "coarse_accuracy_1": 0.75, "coarse_accuracy_1_interval": [0.7, 0.8]}
+    return made, Record(header, metrics).write(tmp_path), tmp_path / "elu_cifar100_train.quick.json", build_elu_cnn(**network)
+
+
+@pytest.mark.parametrize("kind", ["keras", "safetensors"])
+def test_the_tool_puts_network_and_card_into_the_package(trained, tmp_path, kind):
+    made, record, path, net = trained
+    source = tmp_path / f"left.{kind}"
+    if kind == "keras": net.save(source)
+    else: save_weights(net, source)
+    shipped, x = made.ship(source, record, path), np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype("float32")
+    assert np.allclose(load_pretrained(shipped).predict(x, verbose=0), net.predict(x, verbose=0), atol=0.01)
+    about = read_weights(shipped)[0]
+    assert about["record_sha256"] == made.digest(path) and about["test_accuracy"] == 0.61234 and about["data"] == "cifar100"
+    card = made.card(record, path)
+    for text in ("| 0.6123 |", "0.7500", "1,234 parameters", "3-layer", "45,000 training images", "2 minutes on 2 thread(s) of some", "Apache-2.0", made.digest(path)): assert text in card
 
 
 def test_file_and_card_are_of_the_record():
