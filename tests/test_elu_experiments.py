@@ -10,14 +10,14 @@ from hierlearn.basics import find_result
 from hierlearn.decisions import softmax
 from hierlearn.elu_cifar100 import ELU_DROPOUT, ELU_STACKS_11, ELU_STACKS_18
 from hierlearn.experiments.elu_cifar100 import (
-    ARMS, CONFIGS, DATA, DEPTH, NULL, Arm, EluConfig, ExperimentConfig, compare_arms, experiment, prepare, schedules,
-    stages, train_elu)
+    ARMS, CONFIGS, DATA, DEPTH, NULL, SHORT, TINY, Arm, EluConfig, ExperimentConfig, compare_arms, experiment, prepare,
+    schedules, stages, train_elu)
 from hierlearn.preprocessing import ZCA, global_contrast_normalization
 from hierlearn.records import Record, read_record
 from hierlearn.report import evaluate
 from hierlearn.taxonomy import Taxonomy
 
-SMALL = replace(CONFIGS["tiny"].train, epochs=1, train_images=1000)
+SMALL = replace(TINY, epochs=1, train_images=1000)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,7 @@ def test_arms_differ_in_what_they_name_and_nothing_else():
     for arm, change in DEPTH.items():
         assert asdict(plan[f"seeds_{arm}"].config) == depth | {"train": depth["train"] | change}
     assert (base["train"]["stacks"], depth["train"]["stacks"]) == (ELU_STACKS_11, ELU_STACKS_18)
+    assert plan["seeds_elu"].config.train == replace(SHORT, precision="bfloat16")
     assert not plan["train"].config.batch_norm and plan["train"].config.train_images is None
 
 

@@ -11,7 +11,7 @@ keras = pytest.importorskip("keras")
 pytest.importorskip("safetensors")
 
 from hierlearn.datasets import load_cifar100, stratified_split
-from hierlearn.elu_cifar100 import build_elu_cnn, load_pretrained
+from hierlearn.elu_cifar100 import build_elu_cnn, count_parameters, load_pretrained, widen
 from hierlearn.models import read_weights, save_weights
 from hierlearn.preprocessing import ZCA, global_contrast_normalization
 from hierlearn.records import Record, read_record
@@ -76,8 +76,9 @@ def test_the_tool_puts_network_and_card_into_the_package(trained, tmp_path, kind
     assert np.allclose(load_pretrained(shipped).predict(x, verbose=0), net.predict(x, verbose=0), atol=0.01)
     about = read_weights(shipped)[0]
     assert about["record_sha256"] == made.digest(path) and about["test_accuracy"] == 0.61234 and about["data"] == "cifar100"
-    card = made.card(record, path)
-    for text in ("| 0.6123 |", "0.7500", "1,234 parameters", "3-layer", "45,000 training images", "2 minutes on 2 thread(s) of some", "Apache-2.0", made.digest(path)): assert text in card
+    card, config = made.card(record, path), record.header["config"]
+    weights = f"{count_parameters(widen(config['stacks'], config['width'])):,} parameters"
+    for text in ("| 0.6123 |", "0.7500", weights, "3-layer", "45,000 training images", "2 minutes on 2 thread(s) of some", "Apache-2.0", made.digest(path)): assert text in card
 
 
 def test_file_and_card_are_of_the_record():
@@ -87,7 +88,9 @@ def test_file_and_card_are_of_the_record():
     assert (about["record"], about["record_sha256"], about["test_accuracy"]) == ("elu_cifar100_train.quick", made.digest(RECORD), record.metrics["test_accuracy"])
     assert SHIPPED.with_suffix(".md").read_text("utf-8") == made.card(record, RECORD), "run python tools/ship_weights.py"
     model = load_pretrained()
-    assert model.count_params() == record.metrics["parameters"] and model.output_shape == (None, 100)
+    assert sum(w.numpy().size for w in model.trainable_variables) == 2_484_452 and model.output_shape == (None, 100)
+    # the record counts the rates of the five dropout layers, too
+    assert model.count_params() == record.metrics["parameters"] == 2_484_457
     assert not [layer for layer in model.layers if "norm" in layer.name]
 
 

@@ -52,7 +52,7 @@ def digest(path): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 def card(record, path):
     "The model card: every number is the record's."
-    from hierlearn.elu_cifar100 import parse_stacks
+    from hierlearn.elu_cifar100 import count_parameters, parse_stacks, widen
     header, metrics = record.header, record.metrics
     config = header["config"]
     coarse = next((metrics[n] for n in metrics if n.startswith("coarse_accuracy") and isinstance(metrics[n], float)))
@@ -61,7 +61,8 @@ def card(record, path):
         - config["validation"], epsilon=config["zca_epsilon"], minutes=(metrics.get("seconds") or header["seconds"])/60,
         **{n: config[n] for n in ("width", "validation", "epochs", "batch_size")},
         **{n: header[n] for n in ("commit", "date", "seed", "precision", "threads", "processor")},
-        **{n: metrics[n] for n in ("parameters", "test_accuracy", "validation_accuracy")})
+        parameters=count_parameters(widen(config["stacks"], config["width"])),
+        **{n: metrics[n] for n in ("test_accuracy", "validation_accuracy")})
 
 
 def ship(source, record, path):

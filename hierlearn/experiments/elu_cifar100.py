@@ -64,7 +64,8 @@ class EluConfig:
         check_int(self.validation, "validation", 1)
 
 # name -> how to load it, and its taxonomy
-DATA = {"cifar100": (load_cifar100, Taxonomy.cifar100), "shapes": (load_shapes, Taxonomy.shapes)}
+DATA = {"cifar100": (load_cifar100, Taxonomy.cifar100),
+        "shapes": (load_shapes, Taxonomy.shapes)}
 
 @dataclass(frozen=True)
 class Arm:
@@ -80,7 +81,7 @@ def _load(name): return DATA[name][0]()
 
 @lru_cache(maxsize=1)
 def _whitened(name, validation, train_images, epsilon):
-    "Images and labels of the three parts; mean and whitening from the training part alone."
+    "Images and labels of the three parts, whitened by the training part alone."
     data = _load(name)
     train, held_out = stratified_split(data.train.labels, validation, seed=0)
     normalize = global_contrast_normalization
@@ -95,7 +96,7 @@ def _whitened(name, validation, train_images, epsilon):
 def prepare(
     config: EluConfig | Arm,  # settings
 ) -> Task:  # inputs (N, 32, 32, 3) float32, whitened
-    "Contrast normalisation, ZCA of the training part; zero-padded crops and mirror images."
+    "Contrast normalisation, ZCA of the training part, padded crops, mirror images."
     config = getattr(config, "train", config)
     settings = config.validation, config.train_images, config.zca_epsilon
     train, validation, test, whiten = _whitened(config.data, *settings)
@@ -121,7 +122,7 @@ def train_elu(
     settings = {name: getattr(config, name) for name in names}
     per = "layer" if config.schedule == "paper" else "stack"
     model = build_elu_cnn(num_classes=len(task.taxonomy), dropout_per=per, **settings)
-    for weight in model.trainable_variables: weight.assign(weight * config.first_weights)
+    for w in model.trainable_variables: w.assign(w * config.first_weights)
     entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     top1 = keras.metrics.SparseCategoricalAccuracy("accuracy")
     top5 = keras.metrics.SparseTopKCategoricalAccuracy(min(5, len(task.taxonomy)), "top5")
@@ -214,7 +215,7 @@ def _train(job):
         "test_accuracy": float((logits["test"].argmax(1) == labels).mean()),
         "validation_accuracy": max(history["val_accuracy"]),
         "best_epoch": int(np.argmax(history["val_accuracy"])) + 1,
-        "parameters": model.count_params()}
+        "parameters": sum(int(np.prod(w.shape)) for w in model.trainable_variables)}
     metrics |= evaluate(task.taxonomy, softmax(logits["test"]), labels).metrics()
     return Result(metrics, history, arrays, sum(history["seconds"]))
 
@@ -253,19 +254,21 @@ def _stages_of(arms, group, base, result, first):
     for name, change in arms.items():
         arm = replace(group, train=replace(group.train, **change))
         search, names[name] = f"rates_{name}", f"seeds_{name}"
+        repeat = partial(_repeat, search=search)
         stages += [Stage(search, _search, config=arm),
-                   Stage(names[name], partial(_repeat, search=search), (search,), config=arm)]
+                   Stage(names[name], repeat, (search,), config=arm)]
     null = replace(group, train=replace(group.train, **NULL))
     names["null"] = f"{first}null"
     stages.append(Stage(names["null"], partial(_repeat, search=f"rates_{base}"),
                         (f"rates_{base}",), config=null))
     collect = partial(_collect, names=names, base=base)
-    return [*stages, Stage(result, collect, tuple(names.values()), data=False, config=group)]
+    needs = tuple(names.values())
+    return [*stages, Stage(result, collect, needs, data=False, config=group)]
 
 def stages(
     config: ExperimentConfig,  # settings
 ) -> tuple[Stage, ...]:
-    "`train`; rates and seeds of each arm; `activations` and `one_per_stack`, which compare."
+    "`train`; rates and seeds of each arm; what compares them."
     exact = {"precision": config.precision}
     pinned = lambda arm: replace(arm, train=replace(arm.train, **exact))
     arms = {name: ARMS[name] for name in config.arms}
@@ -276,8 +279,9 @@ def stages(
 
 def _summary(config, records):
     train = records["train"]
-    compared = {name: records[name].metrics["arms"] for name in ("activations", "one_per_stack")}
-    return Result(train.metrics | compared, train.curves, train.arrays)
+    tables = "activations", "one_per_stack"
+    compared = {name: records[name].metrics["arms"] for name in tables}
+    return Result(train.metrics | compared, train.curves)
 
 def _source(config):
     config = getattr(config, "train", config)
@@ -293,8 +297,8 @@ CONFIGS = {
     "tiny": ExperimentConfig(
         TINY,
         Arm(replace(TINY, epochs=1, train_images=1000), (0.01, 0.03), 1, (1,)),
-        Arm(replace(TINY, epochs=1, train_images=1000, stacks=ELU_STACKS_18, width=1 / 32),
-            (0.03,), 1, (1,)),
+        Arm(replace(TINY, epochs=1, train_images=1000, stacks=ELU_STACKS_18,
+                    width=1 / 32), (0.03,), 1, (1,)),
         ("elu", "relu")),
     "quick": ExperimentConfig(
         EluConfig(learning_rate=0.03, dropout=tuple(r / 2 for r in ELU_DROPOUT)),
@@ -305,8 +309,8 @@ CONFIGS = {
     "full": ExperimentConfig(
         EluConfig(width=1.0, schedule="paper", epochs=255_000 // 450),
         Arm(replace(SHORT, train_images=None, width=1.0, epochs=100)),
-        Arm(replace(SHORT, train_images=None, stacks=ELU_STACKS_18, width=1.0, epochs=100),
-            seeds=(1, 2, 3)),
+        Arm(replace(SHORT, train_images=None, stacks=ELU_STACKS_18, width=1.0,
+                    epochs=100), seeds=(1, 2, 3)),
         tuple(ARMS)),
 }
 
