@@ -101,17 +101,15 @@ def _cross_entropy(logits, targets):
     "(N,) -sum_k targets * log softmax(logits)."
     return -ops.sum(targets * ops.log_softmax(logits, axis=1), axis=1)
 
-_registered = keras.saving.register_keras_serializable("hierlearn")
-
 # %% ../nbs/19_keras_losses.ipynb #f548537d
-@_registered
+@keras.saving.register_keras_serializable("hierlearn")
 class CrossEntropy(HierarchicalLoss):
     "Plain cross-entropy, the reference: -log p of the true class."
     def values(self, logits, labels):
         return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 # %% ../nbs/19_keras_losses.ipynb #a39a6bf5
-@_registered
+@keras.saving.register_keras_serializable("hierlearn")
 class SiblingSmoothing(HierarchicalLoss):
     "Cross-entropy + mu * KL(uniform over the classes of the true parent || p)."
     own = ("mu",)
@@ -133,7 +131,7 @@ class SiblingSmoothing(HierarchicalLoss):
         return cross - self._rows("constants", labels)
 
 # %% ../nbs/19_keras_losses.ipynb #257c2b06
-@_registered
+@keras.saving.register_keras_serializable("hierlearn")
 class SoftLabels(HierarchicalLoss):
     "Cross-entropy with targets that fall with the LCA height (Bertinetto et al. 2020)."
     own = ("beta",)
@@ -152,7 +150,7 @@ class SoftLabels(HierarchicalLoss):
         return _cross_entropy(logits, self._rows("targets", labels))
 
 # %% ../nbs/19_keras_losses.ipynb #94aae111
-@_registered
+@keras.saving.register_keras_serializable("hierlearn")
 class ExpectedCost(HierarchicalLoss):
     "The risk sum_k C[k, y] p_k: what an answer that is drawn from p costs on average."
     own = ("cost",)
@@ -184,9 +182,9 @@ class PathLoss(HierarchicalLoss):
         return ops.sum(weights * (ops.stack(sums, axis=1) - sums[0][:, None]), axis=1)
 
 # %% ../nbs/19_keras_losses.ipynb #eeb8f8b7
-@_registered
+@keras.saving.register_keras_serializable("hierlearn")
 class HXE(PathLoss):
-    "Hierarchical cross-entropy: the edge above a node of height h weighs exp(-alpha h)."
+    "Hierarchical cross-entropy: edges weigh less the deeper they are, Bertinetto et al. 2020."
     own = ("alpha",)
 
     def __init__(
@@ -200,7 +198,7 @@ class HXE(PathLoss):
         self._set_path(hxe_weights(self.taxonomy, alpha))
 
 # %% ../nbs/19_keras_losses.ipynb #5077060b
-@_registered
+@keras.saving.register_keras_serializable("hierlearn")
 class MultiLevel(PathLoss):
     "Cross-entropies of coarse levels and leaves, weighted; coarse classes by their sums."
     own = ("levels", "weights")
@@ -217,7 +215,7 @@ class MultiLevel(PathLoss):
         self._set_path(level_weights(self.taxonomy, self.levels, self.weights))
 
 # %% ../nbs/19_keras_losses.ipynb #b8a317c5
-@_registered
+@keras.saving.register_keras_serializable("hierlearn")
 class Conditional(HierarchicalLoss):
     "Hierarchical softmax: node logits (N, V), a softmax over the children of each parent."
     def __init__(

@@ -203,7 +203,7 @@ def _nested_sums(logits, depths, weights):
 
 # %% ../nbs/18_losses.ipynb #599b6daa
 class HXE(PathLoss):
-    "Hierarchical cross-entropy: the edge above a node of height h weighs exp(-alpha h)."
+    "Hierarchical cross-entropy: edges weigh less the deeper they are, Bertinetto et al. 2020."
     def __init__(
         self,
         taxonomy: Taxonomy,  # L >= 2 leaves, in the order of the logits

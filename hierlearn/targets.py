@@ -84,6 +84,7 @@ def common_depths(
     np.fill_diagonal(depths, _last_depth(tree))
     return depths
 
+# %% ../nbs/17_targets.ipynb #27f463ae
 def _last_depth(tree): return 1 + max(map(tree.depth, filter(tree.children, tree.nodes)))
 
 def _way(tree, leaf):
@@ -101,8 +102,8 @@ def hxe_weights(
     tree = one_parent(taxonomy)
     weights = np.zeros((len(tree), 1 + _last_depth(tree)))
     for row, leaf in zip(weights, tree.leaves):
-        for depth, node in enumerate(_way(tree, leaf)[1:], 1):
-            edge = math.exp(-alpha * (0 if node is None else tree.height(node)))
+        for depth in range(1, len(_way(tree, leaf))):
+            edge = math.exp(-alpha * (depth - 1))
             row[depth - 1 : depth + 1] += edge, -edge
     return weights
 

@@ -44,7 +44,7 @@ def reference(name, graph, z, y):
     if name == "cost": return sum(graph.lca_height(graph.leaves[y], graph.leaves[k]) * p[k] for k in range(len(p)))
     sets = way(tree, y)
     mass = [sum(p[k] for k in leaves) for leaves, _ in sets]
-    if name == "hxe": return -sum(np.exp(-0.4 * h) * np.log(a / b) for (_, h), a, b in zip(sets, mass, mass[1:]))
+    if name == "hxe": return -sum(np.exp(-0.4 * d) * np.log(a / b) for d, (a, b) in enumerate(zip(mass[-2::-1], mass[:0:-1])))
     levels = [*range(1, tree.height(tree.root)), len(sets) - 1]
     return -sum(np.log(mass[max(0, len(sets) - 1 - d)]) for d in levels) / len(levels)
 
@@ -251,6 +251,7 @@ def test_imagenet_rows_agree():
     tree = Taxonomy.imagenet()
     loss = Conditional(tree)
     assert loss.num_outputs == len(loss.edges) == 1374
+    assert round((branches(tree).taken >= 0).sum(1).mean()) == 47  # outputs that a label touches, as the page says
     u, y = drawn(loss, 4, dtype=torch.float32)
     assert torch.allclose(loss(u, y), CrossEntropy(tree)(loss.log_probs(u), y), rtol=1e-5)
     z, y = drawn(CrossEntropy(tree), 4, dtype=torch.float32)

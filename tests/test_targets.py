@@ -78,13 +78,13 @@ def test_common_depths(graph):
 
 def test_path_weights_by_hand():
     e = np.exp(-0.5)
-    cat = [e**2, e - e**2, 1 - e, -1]  # edges above animal (height 2), feline (1), cat (0)
-    assert np.allclose(hxe_weights(SIX, 0.5)[[0, 2]], [cat, [e**2, 1 - e**2, -1, 0]])
+    cat = [1, e - 1, e**2 - e, -(e**2)]  # edges above animal, feline, cat
+    assert np.allclose(hxe_weights(SIX, 0.5)[[0, 2]], [cat, [1, e - 1, -e, 0]])
     assert np.allclose(hxe_weights(SIX, 0).sum(1), 0)
     plain = hxe_weights(SIX, 0)
     assert np.allclose(plain, [[1, 0, 0, -1]] * 2 + [[1, 0, -1, 0]] * 4)
     assert np.allclose(level_weights(SIX, [1], [0.25, 0.75])[0], [1, -0.25, 0, -0.75])
-    assert np.allclose(hxe_weights(OWN, 1)[1], [np.exp(-1), 1 - np.exp(-1), -1])  # dog, the class, is a child of dog
+    assert np.allclose(hxe_weights(OWN, 1)[1], [1, np.exp(-1) - 1, -np.exp(-1)])  # dog, the class, is a child of dog
 
 
 def test_check_levels():
