@@ -42,6 +42,7 @@ class Still:
 
     def __call__(self, mode=True): return self.module
 
+# %% ../nbs/51_hier_features.ipynb #fee74d6a
 def freeze(
     network: nn.Module,  # changed in place
     last: int = 0,  # blocks at its end that stay free
@@ -56,6 +57,7 @@ def freeze(
         for weights in module.parameters(recurse=False): weights.requires_grad = False
     return network
 
+# %% ../nbs/51_hier_features.ipynb #d031dce7
 def unfreeze(
     network: nn.Module,  # changed in place
 ) -> nn.Module:  # the same one
@@ -65,7 +67,7 @@ def unfreeze(
     return network.requires_grad_(True)
 
 def is_frozen(
-    network: nn.Module,
+    network: nn.Module,  # any
 ) -> bool:
     "Is all of it frozen by `freeze`?"
     parts = (part for part in network.modules() if not isinstance(part, nn.Identity))
@@ -73,7 +75,7 @@ def is_frozen(
 
 # %% ../nbs/51_hier_features.ipynb #907a99b8
 def blocks(
-    network: nn.Module,
+    network: nn.Module,  # any
 ) -> list[tuple[str, nn.Module]]:  # names and modules, the input's first
     "Its parts with weights, in order; lists and sequences of parts are opened."
     found = []
@@ -85,7 +87,7 @@ def blocks(
 
 # %% ../nbs/51_hier_features.ipynb #f4c0e7fb
 def state_digest(
-    module: nn.Module,
+    module: nn.Module,  # any
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of names, weights and buffers, batch norm's statistics among them."
     sha = hashlib.sha256()
@@ -97,14 +99,14 @@ def state_digest(
 # %% ../nbs/51_hier_features.ipynb #a0ccb40f
 class Features(NamedTuple):
     "What `extract_features` gives."
-    values: np.ndarray  # (n, D) float32; with views (n, 1 + views, D), the plain one first
+    values: np.ndarray  # (n, D) float32; (n, 1 + views, D), plain first
     kept: np.ndarray  # (n,) int64: positions of the pictures that could be read
     skipped: tuple  # (position, message) of the others
 
 # %% ../nbs/51_hier_features.ipynb #97ae5cd7
 def random_view(
     image: Image.Image,  # RGB
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # draws side, place and mirroring
     least: float = 0.6,  # side of the smallest crop, of the picture's shorter side
 ) -> Image.Image:  # square
     "A square cut out at random, mirrored every second time."
@@ -220,7 +222,7 @@ def _write(path, found):
 
 # %% ../nbs/51_hier_features.ipynb #324263a4
 def predict(
-    model: HierNet,
+    model: HierNet,  # its modes are as before
     pictures,  # paths, PIL images, uint8 arrays; or features (N, D) floats
     batch_size: int = 32,  # at once
     **options,  # errors=, network=, image_size= of `extract_features`
@@ -261,7 +263,7 @@ def check_features(
 
 # %% ../nbs/51_hier_features.ipynb #97db0795
 def ordered_like(
-    taxonomy: Taxonomy,
+    taxonomy: Taxonomy,  # with the same classes
     names,  # class names in the order of the labels: fastai's `dls.vocab` for one
 ) -> Taxonomy:  # the same tree, leaves in the order of the names
     "The tree in the order of a vocabulary; `ValueError` where the classes are others."
@@ -271,7 +273,7 @@ def ordered_like(
     return taxonomy if tuple(names) == taxonomy.leaves else taxonomy.restrict(names)
 
 def splitter(
-    model: HierNet,
+    model: HierNet,  # its modes are as before
 ) -> list:  # lists of parameters that are learned: backbone first, head last
     "Groups of parameters for fastai's discriminative rates; frozen ones are left out."
     trunk = model.backbone.parameters() if model.backbone is not None else ()

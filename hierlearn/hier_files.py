@@ -23,7 +23,7 @@ import torch
 
 # %% ../nbs/54_hier_files.ipynb #f49fbc35
 def save_model(
-    model: HierNet,
+    model: HierNet,  # with or without classes that were added
     path: str | os.PathLike,  # ends with .safetensors
     backbone: bool = True,  # with the backbone's weights; False keeps only their digest
 ) -> Path:

@@ -226,7 +226,7 @@ def standardise(
 # %% ../nbs/50_hier_resnet.ipynb #054230f9
 @torch.inference_mode()
 def contradictions(
-    model: HierNet,
+    model: HierNet,  # its mode is as before
     x: torch.Tensor,  # pictures (N, 3, S, S) or features (N, D)
 ) -> np.ndarray:  # (N,) bool
     "Where the parent's head and the leaves, added up, answer different parents."

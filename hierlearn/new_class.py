@@ -32,6 +32,7 @@ def unit(
     moved = features - centre
     return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)
 
+# %% ../nbs/52_new_class.ipynb #21ef317e
 def imprint(
     units: np.ndarray,  # (k, D) of `unit`, pictures of one class
 ) -> np.ndarray:  # (D,) of length 1
@@ -59,7 +60,7 @@ def leave_out(
     labels: np.ndarray,  # (N,) 0..L-1
     k: int,  # pictures of the class that plays the new one
     draws: int = 5,  # choices of k pictures a class
-    seed: int = 0,
+    seed: int = 0,  # of the draws
 ) -> tuple[np.ndarray, np.ndarray]:  # constants that a new, an old picture needs
     "Let each known class play the new one: what its cosine lacks to win a picture."
     rng, rows = np.random.default_rng(seed), class_rows(units, labels, labels.max() + 1)
@@ -298,7 +299,7 @@ def finetune(
     others: np.ndarray,  # (E, D) directions of known pictures
     known: np.ndarray,  # (L, D) rows of the known classes
     sharpness: float = 20.0,  # factor of the cosines
-    steps: int = 50,
+    steps: int = 50,  # of gradient descent
     rate: float = 0.003,  # of the steps
 ) -> np.ndarray:  # (D,) of length 1
     "Gradient steps on the new row alone: logistic loss of new against known pictures."
