@@ -105,7 +105,8 @@ def _check_schedule(last_rates):
            "asked again for the same iteration, it answers otherwise: what does it remember?")
     expect(late.max() < 1, "a rate of 1 or more cuts a stack off: work out one by hand")
     expect_close(late, 1.5 * paper, "how much larger should the rates of the last phase be?")
-    for iteration in (214, 216, 50_000, 164_999, 165_000, 214_999, 215_000, 215_001, 10**6):
+    edges = 214, 216, 50_000, 164_999, 165_000, 214_999, 215_000, 215_001, 10**6
+    for iteration in edges:
         expect_close(rates(iteration), paper * (1.5 if iteration >= 215_000 else 1),
                      f"look at iteration {iteration:,}: which phase is it in, counted from 0?")
 
