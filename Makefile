@@ -7,7 +7,7 @@ PROFILE ?= quick
 export PYTHON SKIP_INSTALL
 
 .DEFAULT_GOAL := help
-.PHONY: help course test docs readme lab prepare check outputs reproduce dist benchmarks clean env-course env-dev
+.PHONY: help course test docs readme lab app prepare check outputs reproduce dist benchmarks clean env-course env-dev env-app
 
 help: ## say what each command does
 	@echo "make course      set up, run the lessons on the embedded data, end with one table (minutes)"
@@ -15,6 +15,8 @@ help: ## say what each command does
 	@echo "make docs        build the site into docs/ (open docs/index.html)"
 	@echo "make readme      write README.md from nbs/index.ipynb"
 	@echo "make lab         JupyterLab on the notebooks"
+	@echo "make app [FOLDER=pictures]"
+	@echo "                 a form in the browser: teach a network a class from a few pictures of yours"
 	@echo "make check NB=02     one notebook: clean, export, lint, run it, its tests (under a minute for a foundation)"
 	@echo "make outputs NB=02   run one notebook and save its outputs"
 	@echo "make prepare     before a commit: clean, export, run the notebooks, README, docs"
@@ -30,6 +32,9 @@ env-course:
 env-dev:
 	@sh tools/setup_env.sh $(VENV) dev
 
+env-app:
+	@sh tools/setup_env.sh $(VENV) app
+
 course: env-course
 	@$(PY) tools/course.py
 
@@ -44,6 +49,9 @@ readme: env-dev
 
 lab: env-course
 	@$(VENV)/bin/jupyter lab --notebook-dir=nbs
+
+app: env-app
+	@$(PY) -m hierlearn.new_class_app $(if $(FOLDER),--folder "$(FOLDER)")
 
 prepare: env-dev
 	@$(PY) tools/test.py --write
