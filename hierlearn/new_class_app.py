@@ -301,6 +301,9 @@ def main(
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="hierlearn-") as dropped:
         os.environ["GRADIO_TEMP_DIR"] = dropped
+        # a proxy, where there is one, does not know this machine
+        known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        os.environ["no_proxy"] = f"{known},127.0.0.1".strip(",")
         try:
             import_extra("gradio", "app")
             pictures, labels, tree = known_pictures(chosen.folder)
