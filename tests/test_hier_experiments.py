@@ -59,7 +59,7 @@ def test_fitting_is_the_optimum_of_what_it_says():
     first, second = (fit_head(TREE, features, labels, "flat", "cross-entropy", 0.1, 200, seed=s) for s in (0, 1))
     assert np.allclose(both(first, features)[0], both(second, features)[0], atol=1e-3)
     x = (torch.from_numpy(features) - first.shift) / first.scale
-    weights = [w for w in first.head.parameters()]
+    weights = list(first.head.parameters())
     leaf, _ = first.head(x)
     total = torch.nn.functional.nll_loss(leaf, torch.from_numpy(labels)) + 0.05 * sum(w.square().sum() for w in weights if w.ndim > 1)
     assert max(g.abs().max() for g in torch.autograd.grad(total, weights)) < 1e-3

@@ -205,7 +205,6 @@ def _choose_input(job, tree, fold):
     for row in rows: row["difference"] = difference(row["right"], best["right"])
     return best, [row | {"top_1": float(row["right"].mean())} for row in rows]
 
-# %% ../../nbs/56_hier_resnet_experiments.ipynb #6fd41f50
 def _plain_rows(rows):
     "Rows without what they hold of each picture, numbers of four digits."
     return [{name: round(value, 4) if isinstance(value, float) else value
@@ -264,7 +263,6 @@ def _heads(job):
                    **_test_once(job, tree, best, chosen)},
                   header={"images": len(labels)})
 
-# %% ../../nbs/56_hier_resnet_experiments.ipynb #718b7358
 def _fit_chosen(job, tree, rows, labels, best):
     "The chosen head on other rows."
     config = job.config.heads
@@ -375,7 +373,6 @@ def _learn_again(job, tree, name, data, pictures, truth):
     return found | {"retrained": _retrain(job, tree, name, data, moved, five, pictures, truth),
                     "new_parent": _new_parent(model, name, parent, seen[five], pictures, truth)}
 
-# %% ../../nbs/56_hier_resnet_experiments.ipynb #d6db165d
 def _unseen(model, pictures, truth, name, parent, config):
     "Back-off without a picture of the class: what is answered, at each threshold."
     leaf, tree = both(model, pictures)[0], model.taxonomy
@@ -411,7 +408,6 @@ def _new_parent(model, name, parent, few, pictures, truth):
     gap = abs(leaf[:, inside].sum(1) - above[:, place]).max()
     return {"recall": _score(_answers(grown, pictures), truth, name)[0], "gap": float(gap)}
 
-# %% ../../nbs/56_hier_resnet_experiments.ipynb #098c31bb
 def _two(job, tree, names, data, pictures, truth):
     "Two classes left out and added one after the other, five pictures each."
     (seen, labels), old = data, ~np.isin(truth, names)
