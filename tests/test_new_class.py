@@ -281,3 +281,18 @@ def test_pictures_instead_of_features(tmp_path):
     add_class(before, "manx", "cat", files, image_size=16)
     assert same(model, before)
     assert predict(model, files, image_size=16).shape == (3, L + 1)
+
+
+@pytest.mark.parametrize("flatter", [1.0, 0.05])
+def test_a_new_class_wins_where_its_row_is_ahead_however_sure_the_head_is(model, flatter):
+    "What was calibrated is what is decided: a head of flat probabilities gives no more away than a sure one."
+    with torch.no_grad():
+        for weight in model.head.parameters(): weight.mul_(flatter)
+    before = predict(model, TEST_X)
+    add_class(model, "new", "cat", new(L))
+    kept, units = model.new_classes, unit(TEST_X, model.new_classes.centre.numpy())
+    ahead = units @ kept.rows.numpy().T + kept.constants.numpy() > (units @ kept.known.numpy().T).max(1, keepdims=True)
+    after = predict(model, TEST_X)
+    assert ((after.argmax(1) == L) == ahead[:, 0]).all() and 0 < ahead.mean() < 0.5
+    others = after[:, :L] / after[:, :L].sum(1, keepdims=True)
+    assert np.allclose(others, before, atol=1e-5)  # old classes keep their proportions
