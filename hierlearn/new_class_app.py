@@ -104,7 +104,7 @@ def best_answers(
 
 # %% ../nbs/53_new_class_app.ipynb #3b73808a
 def answer_table(
-    play: Playground,
+    play: Playground,  # the networks before and now
     pictures: dict,  # path -> picture, of `read_pictures`
 ) -> str:  # HTML
     "One row a picture: itself, the answers before, the answers now."
@@ -131,7 +131,7 @@ def _thumbnail(path, picture):
 # %% ../nbs/53_new_class_app.ipynb #88521910
 def build_app(
     model: HierNet,  # with a backbone; not changed
-    title: str = "A new class from a few pictures",
+    title: str = "A new class from a few pictures",  # of the page
 ):  # gradio.Blocks; `start` serves it
     "The form around a network: pictures, name, parent; answers before and now."
     gr, play = import_extra("gradio", "app"), Playground(model)
@@ -276,7 +276,7 @@ def fit_head(
 def make_network(
     pictures,  # paths or uint8 arrays
     labels: np.ndarray,  # (N,) leaves of the taxonomy
-    taxonomy: Taxonomy,
+    taxonomy: Taxonomy,  # a tree
     backbone=None,  # network to take features from; None: EfficientNet-Lite0
     cache: str | os.PathLike | None = None,  # folder that keeps the features
 ) -> HierNet:  # ready for `add_class`
