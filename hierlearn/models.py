@@ -184,7 +184,7 @@ def read_weights(
     try:
         with safetensors.safe_open(path, "numpy") as file:
             digest, _, notes = file.metadata()["about"].partition(" ")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            arrays = {name: file.get_tensor(name) for name in [*file.keys()]}
         if _weights_digest(arrays, notes) != digest:
             raise ValueError("its digest does not fit: some of it was changed")
         about = dict(json.loads(notes))

@@ -173,7 +173,7 @@ def branches(
     "The tables of a softmax at each parent; `ValueError` for a single leaf."
     tree = one_parent(taxonomy)
     if len(tree) < 2: raise ValueError("a single class needs no loss; give the taxonomy a second")
-    own = {leaf: (None,) for leaf in tree.leaves}  # a leaf with children has a child more
+    own = dict.fromkeys(tree.leaves, (None,))  # a leaf with children has a child more
     below = {node: tree.children(node) + own.get(node, ())
              for node in tree.nodes if tree.children(node)}
     above = {}  # child as (parent, name) -> nearest output above; only children are passed by

@@ -45,7 +45,7 @@ def test_the_tiny_profile_learns_and_writes_every_record(whole):
 
 def test_whitening_knows_the_training_part_alone():
     task = prepare(SMALL)
-    (images, labels), (held_out, _) = (task.batches.images, task.batches.labels), task.validation
+    (images, _labels), (held_out, _) = (task.batches.images, task.batches.labels), task.validation
     assert images.shape == (1000, 32, 32, 3) and images.dtype == held_out.dtype == np.float32
     data = DATA["shapes"][0]()
     raw = global_contrast_normalization(data.train.images)

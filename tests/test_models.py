@@ -176,7 +176,7 @@ def test_every_changed_bit_of_a_file_of_weights_is_noticed(small, tmp_path):
     path, other = save_weights(small(), tmp_path / "a", n=1), tmp_path / "b.safetensors"
     content = path.read_bytes()
     first = read_weights(path)
-    places = [*range(0, 60), *np.random.default_rng(0).choice(len(content), 200, replace=False)]
+    places = [*range(60), *np.random.default_rng(0).choice(len(content), 200, replace=False)]
     for place in places:
         changed = bytearray(content)
         changed[place] ^= 1 << int(place) % 8

@@ -55,7 +55,7 @@ def card(record, path):
     from hierlearn.elu_cifar100 import count_parameters, parse_stacks, widen
     header, metrics = record.header, record.metrics
     config = header["config"]
-    coarse = next((metrics[n] for n in metrics if n.startswith("coarse_accuracy") and isinstance(metrics[n], float)))
+    coarse = next(metrics[n] for n in metrics if n.startswith("coarse_accuracy") and isinstance(metrics[n], float))
     return CARD.format(file=WEIGHTS.name, name=RECORD, profile=PROFILE, digest=digest(path), coarse=coarse,
         layers=sum(map(len, parse_stacks(config["stacks"]))) - 1, images=config["train_images"] or 50_000
         - config["validation"], epsilon=config["zca_epsilon"], minutes=(metrics.get("seconds") or header["seconds"])/60,
