@@ -37,13 +37,13 @@ class HierarchicalLoss(keras.losses.Loss):
         super().__init__(name or type(self).__name__, reduction, dtype)
         if isinstance(taxonomy, str): taxonomy = Taxonomy.from_json(taxonomy)
         if not isinstance(taxonomy, Taxonomy):
-            raise ValueError(f"taxonomy must be a Taxonomy, got {shown(taxonomy)}; Taxonomy.from_dict")
+            raise ValueError(f"taxonomy must be a Taxonomy, got {shown(taxonomy)}; make one")
         if len(taxonomy) < 2:
             raise ValueError("a single class needs no loss; give the taxonomy a second")
         self.taxonomy, self.num_outputs, self._tables = taxonomy, len(taxonomy), {}
 
     def call(self, y_true, y_pred):
-        "The loss of each sample; `ValueError` for wrong shapes, labels, NaN and infinity."
+        "The loss of each sample; `ValueError` for wrong shapes, labels, NaN, infinity."
         labels, there = self._checked_labels(y_true)
         logits = self._checked(y_pred, labels, self.num_outputs)
         return ops.where(there, self.values(logits, labels), float("nan"))
@@ -73,16 +73,18 @@ class HierarchicalLoss(keras.losses.Loss):
     def _checked_labels(self, labels):
         "Integers (N,), and where they are classes."
         labels = ops.convert_to_tensor(labels)
-        if len(labels.shape) == 2 and labels.shape[1] == 1: labels = ops.squeeze(labels, 1)
+        column = len(labels.shape) == 2 and labels.shape[1] == 1
+        if column: labels = ops.squeeze(labels, 1)
         if len(labels.shape) != 1 or labels.shape[0] == 0:
-            raise ValueError(f"labels must be integers of shape (N,) with N >= 1, got {tuple(labels.shape)}; "
-                             "pass class numbers")
+            raise ValueError("labels must be integers of shape (N,) with N >= 1, got "
+                             f"{tuple(labels.shape)}; pass class numbers")
         there = (labels >= 0) & (labels < len(self.taxonomy))
         there = there & (labels == ops.floor(labels))
         numbers = _numbers(labels)
         if numbers is not None and not _numbers(there).all():
             bad = numbers[_numbers(there).argmin()]
-            raise ValueError(f"labels must be integers in 0..{len(self.taxonomy) - 1}, got {bad:g}; "
+            last = len(self.taxonomy) - 1
+            raise ValueError(f"labels must be integers in 0..{last}, got {bad:g}; "
                              "correct them")
         return ops.cast(ops.where(there, labels, ops.zeros_like(labels)), "int32"), there
 
@@ -106,7 +108,8 @@ def _cross_entropy(logits, targets):
 class CrossEntropy(HierarchicalLoss):
     "Plain cross-entropy, the reference: -log p of the true class."
     def values(self, logits, labels):
-        return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        cross = keras.losses.sparse_categorical_crossentropy
+        return cross(labels, logits, from_logits=True)
 
 # %% ../nbs/19_keras_losses.ipynb #a39a6bf5
 @keras.saving.register_keras_serializable("hierlearn")
@@ -139,7 +142,7 @@ class SoftLabels(HierarchicalLoss):
     def __init__(
         self,
         taxonomy: Taxonomy,  # L >= 2 leaves, in the order of the logits
-        beta: float,  # sharpness, >= 0: 0 is uniform, large is one-hot; 4 to 30 are usual
+        beta: float,  # sharpness: 0 is uniform, large is one-hot; 4 to 30 are usual
         **settings,  # reduction, name, dtype
     ):
         super().__init__(taxonomy, **settings)
@@ -158,7 +161,7 @@ class ExpectedCost(HierarchicalLoss):
     def __init__(
         self,
         taxonomy: Taxonomy,  # L >= 2 leaves, in the order of the logits
-        cost: np.ndarray | None = None,  # (L, L): of answer k when j is true; None: LCA heights
+        cost: np.ndarray | None = None,  # (L, L) answer, truth; None: LCA heights
         **settings,  # reduction, name, dtype
     ):
         super().__init__(taxonomy, **settings)
@@ -184,7 +187,7 @@ class PathLoss(HierarchicalLoss):
 # %% ../nbs/19_keras_losses.ipynb #eeb8f8b7
 @keras.saving.register_keras_serializable("hierlearn")
 class HXE(PathLoss):
-    "Hierarchical cross-entropy: edges weigh less the deeper they are, Bertinetto et al. 2020."
+    "Hierarchical cross-entropy: deep edges weigh less (Bertinetto et al. 2020)."
     own = ("alpha",)
 
     def __init__(
@@ -200,24 +203,25 @@ class HXE(PathLoss):
 # %% ../nbs/19_keras_losses.ipynb #5077060b
 @keras.saving.register_keras_serializable("hierlearn")
 class MultiLevel(PathLoss):
-    "Cross-entropies of coarse levels and leaves, weighted; coarse classes by their sums."
+    "Cross-entropies of coarse levels and leaves, weighted; coarse classes by sums."
     own = ("levels", "weights")
 
     def __init__(
         self,
         taxonomy: Taxonomy,  # L >= 2 leaves, in the order of the logits
         levels: Sequence[int] | None = None,  # depths, [1] for one; None: all
-        weights: Sequence[float] | None = None,  # one more than levels; None: equal, sum 1
+        weights: Sequence[float] | None = None,  # one more than levels; None: equal
         **settings,  # reduction, name, dtype
     ):
         super().__init__(taxonomy, **settings)
-        self.levels, self.weights, self.groups, _ = check_levels(self.taxonomy, levels, weights)
+        found = check_levels(self.taxonomy, levels, weights)
+        self.levels, self.weights, self.groups, _ = found
         self._set_path(level_weights(self.taxonomy, self.levels, self.weights))
 
 # %% ../nbs/19_keras_losses.ipynb #b8a317c5
 @keras.saving.register_keras_serializable("hierlearn")
 class Conditional(HierarchicalLoss):
-    "Hierarchical softmax: node logits (N, V), a softmax over the children of each parent."
+    "Hierarchical softmax: node logits (N, V), a softmax over each parent's children."
     def __init__(
         self,
         taxonomy: Taxonomy,  # L >= 2 leaves
@@ -230,7 +234,7 @@ class Conditional(HierarchicalLoss):
 
     def values(self, logits, labels):
         rows = (self._rows(name, labels) for name in ("sisters", "step", "taken", "idle"))
-        sisters, step, taken, idle = rows  # (N, S) all children that were to choose from
+        sisters, step, taken, idle = rows  # (N, S) all children to choose from
         z = ops.take_along_axis(logits, sisters, axis=1)
         here = ops.expand_dims(step, 1) == ops.arange(idle.shape[1] - 1, dtype="int32")[:, None]
         sums = ops.logsumexp(ops.where(here, ops.expand_dims(z, 1), -1e30), axis=2)
@@ -250,7 +254,7 @@ class Conditional(HierarchicalLoss):
         top = ops.stop_gradient(ops.segment_max(z, parent, count))
         parts = ops.exp(z - ops.take(top, parent, axis=0))
         sums = ops.log(ops.segment_sum(parts, parent, count)) + top
-        total = ops.pad(z - ops.take(sums, parent, axis=0), [[0, 1], [0, 0]])  # root: log 1
+        total = ops.pad(z - ops.take(sums, parent, axis=0), [[0, 1], [0, 0]])  # root
         for up in self._tables["ups"]: total = total + ops.take(total, up, axis=0)
         return ops.transpose(ops.take(total, self._tables["leaf"], axis=0))
 
@@ -258,6 +262,6 @@ class Conditional(HierarchicalLoss):
 def level_features(
     features: Sequence,  # (N, F_i) of each level, coarse first
 ) -> list:  # what the classifier of each level sees, coarse first
-    "Own features beside those of finer levels, whose gradient is stopped (Chang et al. 2021)."
+    "Own features beside finer ones, whose gradient is stopped (Chang et al. 2021)."
     return [ops.concatenate([own, *map(ops.stop_gradient, features[i + 1 :])], axis=1)
             for i, own in enumerate(features)]

@@ -33,7 +33,7 @@ class HierarchicalLoss(torch.nn.Module):
     ):
         super().__init__()
         if not isinstance(taxonomy, Taxonomy):
-            raise ValueError(f"taxonomy must be a Taxonomy, got {shown(taxonomy)}; Taxonomy.from_dict")
+            raise ValueError(f"taxonomy must be a Taxonomy, got {shown(taxonomy)}; make one")
         if len(taxonomy) < 2:
             raise ValueError("a single class needs no loss; give the taxonomy a second")
         self.taxonomy, self.check, self.num_outputs = taxonomy, check, len(taxonomy)
@@ -41,7 +41,7 @@ class HierarchicalLoss(torch.nn.Module):
         self.reduction = check_choice(reduction, "reduction", ("mean", "sum", "none"))
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        "The loss; `ValueError` for wrong shapes, labels out of range, NaN and infinity."
+        "The loss; `ValueError` for wrong shapes, unknown labels, NaN and infinity."
         labels = self._checked_labels(labels)
         logits = self._checked(logits, labels, self.num_outputs)
         return self._reduced(self.values(logits, labels))
@@ -56,14 +56,16 @@ class HierarchicalLoss(torch.nn.Module):
         dtype = logits.dtype if table.dtype.kind == "f" else torch.int64
         key = name, logits.device, dtype
         if key not in self._tensors:
-            self._tensors[key] = torch.as_tensor(table, dtype=dtype, device=logits.device)
+            self._tensors[key] = torch.as_tensor(table, dtype=dtype, device=key[1])
         return self._tensors[key]
 
-    def _rows(self, name, labels, logits): return self._on(name, logits).index_select(0, labels)
+    def _rows(self, name, labels, logits):
+        return self._on(name, logits).index_select(0, labels)
 
     def _checked(self, logits, labels, columns, name="logits"):
         logits = _plain(logits, name)
-        if logits.ndim != 2 or logits.shape[1] != columns or not logits.is_floating_point():
+        right = logits.ndim == 2 and logits.shape[1] == columns
+        if not right or not logits.is_floating_point():
             raise ValueError(f"{name} must be floats of shape (N, {columns}), got "
                              f"{tuple(logits.shape)} {logits.dtype}; the columns are the classes")
         if len(logits) != len(labels):
@@ -77,7 +79,8 @@ class HierarchicalLoss(torch.nn.Module):
 
     def _checked_labels(self, labels):
         labels = _plain(labels, "labels")
-        if labels.ndim != 1 or not len(labels) or labels.is_floating_point() or labels.dtype == torch.bool:
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        if labels.ndim != 1 or not len(labels) or not whole:
             raise ValueError("labels must be integers of shape (N,) with N >= 1, got "
                              f"{tuple(labels.shape)} {labels.dtype}; pass class numbers")
         if self.check:
@@ -128,7 +131,7 @@ class SoftLabels(HierarchicalLoss):
     def __init__(
         self,
         taxonomy: Taxonomy,  # L >= 2 leaves, in the order of the logits
-        beta: float,  # sharpness, >= 0: 0 is uniform, large is one-hot; 4 to 30 are usual
+        beta: float,  # sharpness: 0 is uniform, large is one-hot; 4 to 30 are usual
         **settings,  # reduction, check
     ):
         super().__init__(taxonomy, **settings)
@@ -145,7 +148,7 @@ class ExpectedCost(HierarchicalLoss):
     def __init__(
         self,
         taxonomy: Taxonomy,  # L >= 2 leaves, in the order of the logits
-        cost: np.ndarray | None = None,  # (L, L): of answer k when j is true; None: LCA heights
+        cost: np.ndarray | None = None,  # (L, L) answer, truth; None: LCA heights
         **settings,  # reduction, check
     ):
         super().__init__(taxonomy, **settings)
@@ -166,7 +169,8 @@ class _Known(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         base, places, pull = ctx.saved_tensors
-        return (grad[:, None] * pull).gather(1, places).mul_(base), None, None, None, None
+        pull = (grad[:, None] * pull).gather(1, places)
+        return pull.mul_(base), None, None, None, None
 
 # %% ../nbs/18_losses.ipynb #2ca439c9
 class PathLoss(HierarchicalLoss):
@@ -184,8 +188,9 @@ class PathLoss(HierarchicalLoss):
         with torch.no_grad():
             probs = logits.softmax(1)
             rings = probs.new_zeros(len(probs), weights.shape[1] * self.lanes)
-            rings = rings.scatter_add_(1, places, probs).view(*weights.shape, self.lanes).sum(2)
-            nested = rings.flip(1).cumsum(1).flip(1)  # of positive numbers: no digit is lost
+            rings = rings.scatter_add_(1, places, probs)
+            rings = rings.view(*weights.shape, self.lanes).sum(2)
+            nested = rings.flip(1).cumsum(1).flip(1)  # of positives: no loss
             vanishing = bool(nested.amin() < 1e-30)
         if vanishing: return _nested_sums(logits, places // self.lanes, weights)
         with torch.no_grad():
@@ -195,7 +200,7 @@ class PathLoss(HierarchicalLoss):
 
 # %% ../nbs/18_losses.ipynb #613de521
 def _nested_sums(logits, depths, weights):
-    "The same by a log-sum-exp for each depth: slow, and right where probabilities vanish."
+    "The same by a log-sum-exp for each depth: slow, right where probabilities vanish."
     total = logits.logsumexp(1)
     sums = [logits.masked_fill(depths < d, -torch.inf).logsumexp(1) - total
             for d in range(weights.shape[1])]
@@ -203,7 +208,7 @@ def _nested_sums(logits, depths, weights):
 
 # %% ../nbs/18_losses.ipynb #599b6daa
 class HXE(PathLoss):
-    "Hierarchical cross-entropy: edges weigh less the deeper they are, Bertinetto et al. 2020."
+    "Hierarchical cross-entropy: deep edges weigh less (Bertinetto et al. 2020)."
     def __init__(
         self,
         taxonomy: Taxonomy,  # L >= 2 leaves, in the order of the logits
@@ -221,7 +226,7 @@ class MultiLevel(PathLoss):
         self,
         taxonomy: Taxonomy,  # L >= 2 leaves, in the order of the logits
         levels: Sequence[int] | None = None,  # depths, [1] for one; None: all
-        weights: Sequence[float] | None = None,  # one more than levels; None: equal, sum 1
+        weights: Sequence[float] | None = None,  # one more than levels; None: equal
         **settings,  # reduction, check
     ):
         super().__init__(taxonomy, **settings)
@@ -234,8 +239,8 @@ class MultiLevel(PathLoss):
         "One tensor (N, L): coarse classes by their sums. A list: logits of each level."
         if isinstance(logits, torch.Tensor): return super().forward(logits, labels)
         if not isinstance(logits, (list, tuple)) or len(logits) != len(self.groups):
-            raise ValueError(f"logits must be a tensor or {len(self.groups)} of them, coarse first, "
-                             f"got {shown(logits)}; see .groups")
+            raise ValueError(f"logits must be one, or {len(self.groups)} of them, coarse first;"
+                             f" got {shown(logits)}; see .groups")
         labels, total = self._checked_labels(labels), 0
         coarse = self._rows("coarse", labels, labels)
         for i, (part, names) in enumerate(zip(logits, self.groups)):
@@ -262,7 +267,7 @@ class _Scattered(torch.autograd.Function):
 
 # %% ../nbs/18_losses.ipynb #e60696e4
 class Conditional(HierarchicalLoss):
-    "Hierarchical softmax: node logits (N, V), a softmax over the children of each parent."
+    "Hierarchical softmax: node logits (N, V), a softmax over each parent's children."
     def __init__(
         self,
         taxonomy: Taxonomy,  # L >= 2 leaves
@@ -275,7 +280,7 @@ class Conditional(HierarchicalLoss):
 
     def values(self, logits, labels):
         rows = (self._rows(name, labels, logits) for name in ("sisters", "step", "taken", "idle"))
-        sisters, step, taken, idle = rows  # (N, S) all children that were to choose from
+        sisters, step, taken, idle = rows  # (N, S) all children to choose from
         with torch.no_grad():
             z = logits.gather(1, sisters)
             top = torch.zeros_like(idle).scatter_reduce_(1, step, z, "amax", include_self=False)
@@ -288,15 +293,16 @@ class Conditional(HierarchicalLoss):
 
     def log_probs(
         self,
-        logits: torch.Tensor,  # (N, V) node logits, V = num_outputs in the order of `edges`
+        logits: torch.Tensor,  # (N, V) node logits in the order of `edges`
     ) -> torch.Tensor:  # (N, L) float32, float64 for float64
         "Leaf log-probabilities: a model that returns these takes any of the losses."
         z = self._checked(logits, logits, self.num_outputs, "node logits")
         index = self._on("parent", z).expand(len(z), -1)
         top = z.new_full((len(z), self.num_parents), -torch.inf)
         top = top.scatter_reduce(1, index, z.detach(), "amax")
-        sums = torch.zeros_like(top).scatter_add(1, index, (z - top.gather(1, index)).exp())
-        total = F.pad(z - (sums.log() + top).gather(1, index), (0, 1))  # the root: log 1
+        parts = (z - top.gather(1, index)).exp()
+        sums = torch.zeros_like(top).scatter_add(1, index, parts)
+        total = F.pad(z - (sums.log() + top).gather(1, index), (0, 1))  # root: log 1
         for up in self._on("ups", z): total = total + total.index_select(1, up)
         return total.index_select(1, self._on("leaf", z))
 
@@ -304,6 +310,6 @@ class Conditional(HierarchicalLoss):
 def level_features(
     features: Sequence[torch.Tensor],  # (N, F_i) of each level, coarse first
 ) -> list[torch.Tensor]:  # what the classifier of each level sees, coarse first
-    "Own features beside those of finer levels, whose gradient is stopped (Chang et al. 2021)."
+    "Own features beside finer ones, whose gradient is stopped (Chang et al. 2021)."
     return [torch.cat([own, *(finer.detach() for finer in features[i + 1 :])], 1)
             for i, own in enumerate(features)]

@@ -25,7 +25,7 @@ def one_parent(
     "A tree in which each node keeps, of its parents, the one with the fewest leaves."
     graph, order = taxonomy, {node: i for i, node in enumerate(taxonomy.nodes)}
     if all(len(graph.parents(node)) < 2 for node in graph.nodes): return graph
-    def wide(node): return graph.leaf_indices(node).size, -graph.depth(node), order[node]
+    def wide(up): return graph.leaf_indices(up).size, -graph.depth(up), order[up]
     parents = {node: min(graph.parents(node), key=wide) for node in graph.nodes[1:]}
     kept, queue = {}, list(graph.leaves)  # a group that lost all its children goes
     for node in queue:
@@ -52,7 +52,7 @@ def soft_targets(
     taxonomy: Taxonomy,  # L leaves
     beta: float,  # sharpness, >= 0: 0 is uniform, large is one-hot
 ) -> np.ndarray:  # (L, L) float64, rows sum to 1
-    "Soft labels proportional to exp(-beta * LCA height / height), Bertinetto et al. 2020."
+    "Soft labels ~ exp(-beta * LCA height / tree height), Bertinetto et al. 2020."
     beta = check_number(beta, "beta", 0, 1e6, advice="4 to 30 are usual")
     heights = taxonomy.lca_height_matrix() / max(1, taxonomy.height(taxonomy.root))
     weights = np.exp(-beta * heights)  # the diagonal is 1, so no row can vanish
@@ -61,13 +61,13 @@ def soft_targets(
 # %% ../nbs/17_targets.ipynb #a6494064
 def answer_costs(
     taxonomy: Taxonomy,  # L leaves
-    cost: np.ndarray | None = None,  # (L, L): of answer k when j is true; None: LCA heights
+    cost: np.ndarray | None = None,  # (L, L) answer, truth; None: LCA heights
 ) -> np.ndarray:  # (L, L) float64: row of the true class, column of the answer
-    "What each answer costs under each truth: the cost matrix of `decisions.crm`, transposed."
+    "What answers cost under each truth: the matrix of `decisions.crm`, transposed."
     if cost is None: return taxonomy.lca_height_matrix()
     cost, size = np.asarray(cost, np.float64), len(taxonomy)
     if cost.shape != (size, size) or not np.isfinite(cost).all():
-        raise ValueError(f"cost must be finite numbers of shape ({size}, {size}), got {shown(cost)}; "
+        raise ValueError(f"cost must be finite, of shape ({size}, {size}), got {shown(cost)}; "
                          "row: answer, column: true class")
     return cost.T.copy()
 
@@ -85,7 +85,8 @@ def common_depths(
     return depths
 
 # %% ../nbs/17_targets.ipynb #27f463ae
-def _last_depth(tree): return 1 + max(map(tree.depth, filter(tree.children, tree.nodes)))
+def _last_depth(tree):
+    return 1 + max(map(tree.depth, filter(tree.children, tree.nodes)))
 
 def _way(tree, leaf):
     "Nodes from the root to a leaf; a leaf with children has a place of its own below."
@@ -97,7 +98,7 @@ def hxe_weights(
     taxonomy: Taxonomy,  # L leaves; a graph is made a tree
     alpha: float,  # >= 0: 0 is cross-entropy
 ) -> np.ndarray:  # (L, D) float64, rows sum to 0
-    "HXE as weights of the log-probabilities of the D nested sets, Bertinetto et al. 2020."
+    "HXE as weights of the log-masses of the D nested sets, Bertinetto et al. 2020."
     alpha = check_number(alpha, "alpha", 0, 1e6, advice="0.1 to 0.6 are usual")
     tree = one_parent(taxonomy)
     weights = np.zeros((len(tree), 1 + _last_depth(tree)))
@@ -129,7 +130,7 @@ class Levels(NamedTuple):
     depths: tuple  # of the coarse levels
     weights: tuple  # one for each level, one for the leaves
     groups: tuple  # of each level the names of its groups; last the leaves
-    tables: tuple  # of each level (L,) int64: group of each leaf; last the leaves themselves
+    tables: tuple  # of each level (L,) int64: group of each leaf; last the leaves
 
 def check_levels(
     taxonomy: Taxonomy,  # L leaves; a graph is made a tree
@@ -141,13 +142,14 @@ def check_levels(
     height = tree.height(tree.root)
     given = range(1, height) if levels is None else levels
     if isinstance(given, (str, int)) or list(given) != sorted(set(given)):
-        raise ValueError(f"levels must be rising depths such as [1, 2], got {shown(levels)}; sort them")
+        raise ValueError(f"levels must be rising depths, got {shown(levels)}; pass [1, 2], for one")
     advice = "1 is under the root, the leaves come by themselves"
     depths = tuple(check_int(level, "level", 1, height - 1, advice) for level in given)
     if weights is None: weights = [1 / (len(depths) + 1)] * (len(depths) + 1)
     weights = tuple(check_number(w, "weight of a level", 0, 1e6) for w in weights)
     if len(weights) != len(depths) + 1 or not sum(weights):
-        raise ValueError(f"weights must be {len(depths) + 1} numbers, not all 0, got {shown(weights)}; "
+        raise ValueError(f"weights must be {len(depths) + 1} numbers, not all 0, got "
+                         f"{shown(weights)}; "
                          "one for each level, the last for the leaves")
     groups = [tree.cut(level) for level in depths]
     tables = [tree.fine_to_coarse(level) for level in depths]
@@ -159,11 +161,11 @@ class Branches(NamedTuple):
     "A tree as arrays: V node outputs, and the ways from the root to the L leaves."
     edges: tuple  # (parent, child) of each of the V outputs
     parent: np.ndarray  # (V,) int64: number of each output's parent, rising
-    ups: np.ndarray  # (I, V + 1) int64: the output 1, 2, 4, ... steps above; V is the root
+    ups: np.ndarray  # (I, V + 1) int64: output 1, 2, 4, ... steps above; V: the root
     leaf: np.ndarray  # (L,) int64: output of each leaf
     sisters: np.ndarray  # (L, S) int64: children of all parents on the way, then 0
     step: np.ndarray  # (L, S) int64: at which of the W steps, W where it pads
-    taken: np.ndarray  # (L, S) float64: 1 for the child on the way, 0 for others, -1 pads
+    taken: np.ndarray  # (L, S) float64: 1 for the child on the way, 0 others, -1 pads
     idle: np.ndarray  # (L, W + 1) float64: 1 where a way has no such step
 
 @lru_cache(maxsize=8)
@@ -173,10 +175,10 @@ def branches(
     "The tables of a softmax at each parent; `ValueError` for a single leaf."
     tree = one_parent(taxonomy)
     if len(tree) < 2: raise ValueError("a single class needs no loss; give the taxonomy a second")
-    own = dict.fromkeys(tree.leaves, (None,))  # a leaf with children has a child more
+    own = dict.fromkeys(tree.leaves, (None,))  # one child more where it has some
     below = {node: tree.children(node) + own.get(node, ())
              for node in tree.nodes if tree.children(node)}
-    above = {}  # child as (parent, name) -> nearest output above; only children are passed by
+    above = {}  # (parent, child) -> nearest output above; only children are passed by
     parents = [node for node in below if len(below[node]) > 1]
     edges = [(node, child) for node in parents for child in below[node]]
     number = {edge: i for i, edge in enumerate(edges)}
@@ -184,10 +186,11 @@ def branches(
     for node in below:
         for child in below[node]:
             above[node, child] = top[node]
-            top[child if child is not None else (node,)] = number.get((node, child), top[node])
+            key = child if child is not None else (node,)
+            top[key] = number.get((node, child), top[node])
     place = {node: i for i, node in enumerate(parents)}
     up = np.array([above[edge] for edge in edges] + [len(edges)])
-    leaf = np.array([top[(name,) if tree.children(name) else name] for name in tree.leaves])
+    leaf = np.array([top[(n,) if tree.children(n) else n] for n in tree.leaves])
     return Branches(tuple((a, a if b is None else b) for a, b in edges),
                     np.array([place[a] for a, _ in edges]), _doubled(up), leaf,
                     *_ways(leaf.tolist(), up.tolist(), [place[a] for a, _ in edges]))
@@ -211,10 +214,12 @@ def _ways(leaf, up, parent):
             edge = up[edge]
     length = max(sum(len(below) for _, below in way) for way in ways)
     steps = max(map(len, ways))
-    sisters, step = np.zeros((len(leaf), length), np.int64), np.full((len(leaf), length), steps)
+    sisters = np.zeros((len(leaf), length), np.int64)
+    step = np.full(sisters.shape, steps)
     taken, idle = np.full(step.shape, -1.0), np.ones((len(leaf), steps + 1))
     for i, way in enumerate(ways):
         rows = [(s, n, s == edge) for n, (edge, below) in enumerate(way) for s in below]
-        sisters[i, : len(rows)], step[i, : len(rows)], taken[i, : len(rows)] = np.array(rows).T
+        for table, column in zip((sisters, step, taken), zip(*rows)):
+            table[i, : len(rows)] = column
         idle[i, : len(way)] = 0
     return sisters, step, taken, idle
