@@ -269,8 +269,8 @@ def compare(
 
 # %% ../nbs/14_records.ipynb #d0a9100c
 def paired_difference(
-    a: list,  # one number a seed
-    b: list,  # of the same seeds, in the same order
+    a: list | np.ndarray,  # one number a seed
+    b: list | np.ndarray,  # of the same seeds, in the same order
     confidence: float = 0.95,  # of the interval
 ) -> Estimate:  # mean of a - b with its interval; infinite ends for a single pair
     "The mean paired difference with Student's t interval (Student, 1908)."
