@@ -251,11 +251,12 @@ def _assign(variables, arrays):
 def _source(model, batches, start):
     if keras.backend.backend() != "tensorflow": return batches.stream(start)
     tf = import_extra("tensorflow", "keras")
-    like = tuple(tf.TensorSpec.from_tensor(tf.constant(x)) for x in batches.batch(start))
+    first = map(tf.constant, batches.batch(start))
+    like = tuple(map(tf.TensorSpec.from_tensor, first))
     stream = lambda: batches.stream(start)
     source = tf.data.Dataset.from_generator(stream, output_signature=like).prefetch(2)
     options = tf.data.Options()
-    options.autotune.enabled = False  # its thread may sleep on for a minute after the end
+    options.autotune.enabled = False  # its thread slept on for a minute at the end
     source = source.with_options(options)
     strategy = getattr(model, "distribute_strategy", None)
     if getattr(strategy, "num_replicas_in_sync", 1) == 1: return source
