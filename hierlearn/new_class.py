@@ -120,12 +120,12 @@ class NewClasses(nn.Module):
         self.register_buffer("constants", torch.zeros(0))
 
     def forward(self, features, leaf):
-        "Features (N, D), log-probabilities (N, L) -> (N, L + A): as far ahead as its row."
+        "Features (N, D), log-probabilities (N, L) -> (N, L + A)."
         if not self.added: return leaf
         units = nn.functional.normalize(features - self.centre)
         known = (units @ self.known.T).amax(1, keepdim=True)
         ahead = self.sharpness * (units @ self.rows.T + self.constants - known)
-        # the calibration asked which row is nearest: so a new class wins there, and only there
+        # the calibration asked which row is nearest: so a new class wins there alone
         return torch.cat([leaf, leaf.amax(1, keepdim=True) + ahead], 1).log_softmax(1)
 
 # %% ../nbs/52_new_class.ipynb #3b6ad069
