@@ -301,7 +301,9 @@ CONFIGS = {
                     width=1 / 32), (0.03,), 1, (1,)),
         ("elu", "relu")),
     "quick": ExperimentConfig(
-        EluConfig(learning_rate=0.03, dropout=tuple(r / 2 for r in ELU_DROPOUT)),
+        # the text is part of the key, and the record was made with a line break less
+        EluConfig(stacks=ELU_STACKS_18.replace(",\n    [1×100", ", [1×100"),
+                  learning_rate=0.03, dropout=tuple(r / 2 for r in ELU_DROPOUT)),
         Arm(SHORT),
         Arm(replace(SHORT, stacks=ELU_STACKS_18, width=0.125),
             search_epochs=3, seeds=(1, 2, 3)),
