@@ -91,7 +91,7 @@ def _checked(taxonomy, features, labels, loss, ridge):
 
 # %% ../nbs/55_hier_fitting.ipynb #8833f03b
 def both(
-    model: HierNet,
+    model: HierNet,  # with any head
     features: np.ndarray,  # (N, D)
 ) -> tuple[np.ndarray, np.ndarray]:  # (N, L), (N, G) float64, rows sum to 1
     "Leaf and parent probabilities; the parents' by their own head if there is one."
@@ -102,8 +102,8 @@ def both(
 # %% ../nbs/55_hier_fitting.ipynb #d103cd07
 def fold_numbers(
     labels: np.ndarray,  # (N,)
-    folds: int,
-    seed: int = 0,
+    folds: int,  # how many, at least 2
+    seed: int = 0,  # of the shuffle
 ) -> np.ndarray:  # (N,) 0..folds-1
     "The fold of each picture, each class spread evenly."
     check_int(folds, "folds", 2)
@@ -142,7 +142,7 @@ def view_rows(
 def few(
     labels: np.ndarray,  # (N,)
     k: int,  # of each class
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # source of randomness
 ) -> np.ndarray:  # (classes * k,) positions
     "k pictures of each class at random."
     return np.concatenate([rng.choice(np.flatnonzero(labels == c), k, replace=False)
@@ -174,7 +174,7 @@ def judge(
 def difference(
     a: np.ndarray,  # (N,) one number a picture
     b: np.ndarray,  # (N,) of the same pictures
-    confidence: float = 0.95,
+    confidence: float = 0.95,  # of the interval
 ) -> list:  # mean of a - b, low, high
     "The paired difference of two arms with its interval."
     if np.array_equal(a, b): return [0.0, 0.0, 0.0]
@@ -185,7 +185,7 @@ def difference(
 def level(
     a: np.ndarray,  # (N,)
     b: np.ndarray,  # (N,)
-    confidence: float = 0.95,
+    confidence: float = 0.95,  # of the interval
 ) -> bool:
     "Does the interval of the paired difference contain 0?"
     _, low, high = difference(a, b, confidence)
