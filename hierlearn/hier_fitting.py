@@ -204,7 +204,7 @@ def wilson(
 
 # %% ../nbs/55_hier_fitting.ipynb #6414e37a
 _SCRIPT = """
-import resource, sys, time
+import re, sys, time
 from hierlearn.basics import import_torch
 import_torch().set_num_threads(1)
 from hierlearn.hier_features import predict
@@ -216,7 +216,8 @@ for path in sys.argv[1:]:
     start = time.process_time()
     predict(model, [path])
     spent.append(time.process_time() - start)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+# not ru_maxrss, in which a child begins with what its parent had
+peak = int(re.search("VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) // 1024
 print(peak, sorted(spent)[len(spent) // 2])
 """
 
