@@ -24,7 +24,7 @@ from keras import ops
 
 # %% ../nbs/19_keras_losses.ipynb #43c5b7ba
 class HierarchicalLoss(keras.losses.Loss):
-    "A loss over the leaves of a taxonomy: labels (N,), logits (N, L) -> number."
+    "A loss over the leaves: a subclass has `values(logits, labels)`, one a sample."
     own = ()  # names of the arguments of a subclass, for its configuration
 
     def __init__(
@@ -47,10 +47,6 @@ class HierarchicalLoss(keras.losses.Loss):
         labels, there = self._checked_labels(y_true)
         logits = self._checked(y_pred, labels, self.num_outputs)
         return ops.where(there, self.values(logits, labels), float("nan"))
-
-    def values(self, logits, labels):
-        "The loss of each sample, (N,)."
-        raise NotImplementedError("a loss has a method values(logits, labels)")
 
     def _rows(self, name, labels):
         table = self._tables[name]

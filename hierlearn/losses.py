@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 # %% ../nbs/18_losses.ipynb #23609b64
 class HierarchicalLoss(torch.nn.Module):
-    "A loss over the leaves of a taxonomy: logits (N, L), labels (N,) -> number."
+    "A loss over the leaves: a subclass has `values(logits, labels)`, one a sample."
     def __init__(
         self,
         taxonomy: Taxonomy,  # L >= 2 leaves, in the order of the logits
@@ -45,10 +45,6 @@ class HierarchicalLoss(torch.nn.Module):
         labels = self._checked_labels(labels)
         logits = self._checked(logits, labels, self.num_outputs)
         return self._reduced(self.values(logits, labels))
-
-    def values(self, logits, labels):
-        "The loss of each sample, (N,)."
-        raise NotImplementedError("a loss has a method values(logits, labels)")
 
     def _on(self, name, logits):
         "A table where the logits are, and as precise as they are."
